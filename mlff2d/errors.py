@@ -1,0 +1,22 @@
+"""Errors that users meet, and the hints inside them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class StructureError(ValueError):
+    """A structure that no potential can work on; the message says why and what to do."""
+
+
+class ModelFileError(ValueError):
+    """A file that is not a usable model; the message says why and what to do."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """A hint ' Did you mean X?' for a misspelt word, followed by the valid choices."""
+    choices = sorted(choices)
+    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{hint} Valid: {', '.join(choices)}."
