@@ -1,0 +1,1 @@
+"""Building blocks that the models share; they know graphs, and nothing of energies or ASE."""

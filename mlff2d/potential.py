@@ -1,0 +1,153 @@
+"""An energy model with its priors, and the derivatives of its energy.
+
+Axes: N atoms, E edges, S structures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mlff2d.atoms import symbols
+from mlff2d.errors import StructureError
+from mlff2d.graph import Graph
+from mlff2d.nn.scatter import segment_sum
+from mlff2d.priors import ZBL, ReferenceEnergies
+from mlff2d.slab import batched_projector
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a potential says of a batch.
+
+    Attributes
+    ----------
+    energy : (S,) float64, eV
+    energies : (N,) float64, eV, with the reference energies of the elements
+    forces : (N, 3) eV/Å, or None where not asked for
+    virial : (S, 3, 3) dE/dstrain in eV, tension positive, P W P with P the projector on the span
+        of the periodic lattice vectors; None where not asked for
+    """
+
+    energy: Tensor
+    energies: Tensor
+    forces: Tensor | None = None
+    virial: Tensor | None = None
+
+
+class Potential(nn.Module):
+    """Energy, forces and virial from a model of per-atom energies and priors around it.
+
+    Per atom, energy = scale * model + reference energy of its element + ZBL. Reference energies
+    are added in float64: they are large beside the differences that matter.
+
+    Parameters
+    ----------
+    model : a module with `cutoff` and `forward(graph, edge_vec) -> (N,)`
+    references : energies in eV by atomic number; its keys are the elements the potential knows
+    scale : eV for one unit of the model's output
+    zbl : add the repulsion of nuclei at short range
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        references: dict[int, float],
+        scale: float = 1.0,
+        zbl: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.references = ReferenceEnergies(references)
+        self.scale = float(scale)
+        self.zbl = ZBL() if zbl else None
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return float(self.model.cutoff)  # type: ignore[arg-type]
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers that the potential knows, ascending."""
+        return tuple(sorted(self.references.as_dict()))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the model."""
+        return next(self.parameters()).dtype
+
+    def check_elements(self, numbers: Iterable[int]) -> None:
+        """Raise StructureError where the model never saw an element."""
+        unknown = sorted({int(z) for z in numbers} - set(self.elements))
+        if unknown:
+            known = self.elements
+            which = symbols(known) if len(known) <= 10 else f"{len(known)} other elements"
+            raise StructureError(
+                f"the model has never seen {symbols(unknown)}; it knows {which}; leave the "
+                "structure out, or train a model that has seen it"
+            )
+
+    def forward(
+        self,
+        graph: Graph,
+        forces: bool = True,
+        virial: bool = True,
+        create_graph: bool | None = None,
+    ) -> Prediction:
+        """Predict for a batch.
+
+        `create_graph` keeps what a second derivative needs (for a loss on forces); by default in
+        training mode only. The elements are not checked here: see `check_elements`.
+        """
+        if create_graph is None:
+            create_graph = self.training
+        edge_vec = graph.edge_vectors()
+        if not (forces or virial):
+            energies = self._energies(graph, edge_vec)
+            return Prediction(_per_structure(energies, graph), energies)
+        with torch.enable_grad():
+            if not edge_vec.requires_grad:  # it does where positions do, for a Hessian
+                edge_vec.requires_grad_(True)
+            energies = self._energies(graph, edge_vec)
+            total = energies.sum()
+            # A lone atom has no edges, and a model may then not touch edge_vec at all.
+            (gradient,) = torch.autograd.grad(
+                total, edge_vec, create_graph=create_graph, materialize_grads=True
+            )
+        if not create_graph:
+            energies, edge_vec = energies.detach(), edge_vec.detach()
+        return Prediction(
+            energy=_per_structure(energies, graph),
+            energies=energies,
+            forces=_forces(gradient, graph) if forces else None,
+            virial=_virial(gradient, edge_vec, graph) if virial else None,
+        )
+
+    def _energies(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+        energies = self.model(graph, edge_vec) * self.scale
+        if self.zbl is not None:
+            energies = energies + self.zbl(graph, edge_vec)
+        return energies.double() + self.references(graph.z)
+
+
+def _per_structure(energies: Tensor, graph: Graph) -> Tensor:
+    return segment_sum(energies, graph.batch, graph.n_structures)
+
+
+def _forces(gradient: Tensor, graph: Graph) -> Tensor:
+    """(N, 3) from dE/d(edge vector): an edge pulls its receiver and pushes its neighbour."""
+    i, j = graph.edge_index
+    return segment_sum(gradient, i, graph.n_atoms) - segment_sum(gradient, j, graph.n_atoms)
+
+
+def _virial(gradient: Tensor, edge_vec: Tensor, graph: Graph) -> Tensor:
+    """(S, 3, 3) dE/dstrain: a strain ε maps every edge vector r to (1 + ε) r."""
+    outer = gradient.unsqueeze(2) * edge_vec.unsqueeze(1)
+    virial = segment_sum(outer, graph.edge_batch(), graph.n_structures)
+    virial = (virial + virial.transpose(1, 2)) / 2
+    projector = batched_projector(graph.cell, graph.pbc)
+    return projector @ virial @ projector

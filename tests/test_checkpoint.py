@@ -1,0 +1,120 @@
+"""Model files: exact round trips, and refusal of everything else."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlff2d import checkpoint
+from mlff2d.atoms import to_graph
+from mlff2d.errors import ModelFileError
+from mlff2d.models import REGISTRY
+from tests.potentials import random_potential
+from tests.structures import mos2
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_round_trip_is_exact(name: str, tmp_path: Path) -> None:
+    potential = random_potential(name)
+    checkpoint.save(potential, tmp_path / "m.pt", training={"seed": 3})
+    loaded = checkpoint.load(tmp_path / "m.pt", dtype=torch.float64)
+    graph = to_graph(mos2(), potential.cutoff)
+    before, after = potential(graph), loaded(graph)
+    assert torch.equal(before.energies, after.energies)
+    assert torch.equal(before.forces, after.forces)
+    assert loaded.elements == potential.elements
+    assert checkpoint.read(tmp_path / "m.pt")["training"] == {"seed": 3}
+    assert not loaded.training
+
+
+class Bomb:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_pickled_code_is_refused_and_not_run(how: str, tmp_path: Path) -> None:
+    path, witness = tmp_path / "evil.pt", tmp_path / "was_run"
+    content = {"format": 1, "weights": Bomb(witness)}
+    if how == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(ModelFileError, match=r"evil\.pt"):
+        checkpoint.load(path)
+    assert not witness.exists()
+
+
+def test_files_that_are_no_model(tmp_path: Path) -> None:
+    text = tmp_path / "notes.pt"
+    text.write_text("not a model")
+    with pytest.raises(ModelFileError, match=r"notes\.pt"):
+        checkpoint.load(text)
+    empty = tmp_path / "empty.pt"
+    empty.touch()
+    with pytest.raises(ModelFileError, match=r"empty\.pt"):
+        checkpoint.load(empty)
+    other = tmp_path / "other.pt"
+    torch.save({"state_dict": {}}, other)
+    with pytest.raises(ModelFileError, match="names no format"):
+        checkpoint.load(other)
+    with pytest.raises(ModelFileError, match="is a folder"):
+        checkpoint.load(tmp_path)
+    with pytest.raises(ModelFileError, match="no model file or shipped model 'univresal'"):
+        checkpoint.load("univresal")
+
+
+def test_truncated_newer_and_inconsistent_files(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    checkpoint.save(random_potential("nequip"), path)
+    content = checkpoint.read(path)
+    cut = tmp_path / "cut.pt"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ModelFileError, match=r"cut\.pt"):
+        checkpoint.load(cut)
+    torch.save({**content, "format": 99}, path)
+    with pytest.raises(ModelFileError, match="format 99, newer"):
+        checkpoint.load(path)
+    weights = dict(content["weights"])
+    weights.popitem()
+    torch.save({**content, "weights": weights}, path)
+    with pytest.raises(ModelFileError, match="does not fit its own description"):
+        checkpoint.load(path)
+    torch.save({**content, "model": "nequipp"}, path)
+    with pytest.raises(ModelFileError, match="Did you mean 'nequip'"):
+        checkpoint.load(path)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "m.pt"
+    checkpoint.save(random_potential("nequip"), path)
+    before = path.read_bytes()
+
+    def killed(content: object, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(random_potential("nequip", seed=1), path)
+    assert path.read_bytes() == before
+
+
+def test_old_formats_go_through_the_upgrade_chain(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "m.pt"
+    checkpoint.save(random_potential("nequip"), path)
+    content = checkpoint.read(path)
+    old = {k: v for k, v in content.items() if k != "scale"} | {"format": 0, "std": 1.7}
+    torch.save(old, path)
+    monkeypatch.setitem(
+        checkpoint.UPGRADES,
+        0,
+        lambda c: {k: v for k, v in c.items() if k != "std"} | {"scale": c["std"], "format": 1},
+    )
+    assert checkpoint.load(path).scale == 1.7

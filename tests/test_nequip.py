@@ -1,0 +1,269 @@
+"""NequIP against the same equations in e3nn, and its settings; `test_models` has the contract."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from e3nn import o3
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mlff2d.atoms import to_graph
+from mlff2d.graph import Graph
+from mlff2d.models.nequip import InteractionLayer, NequIP, NequIPConfig
+from mlff2d.nn.equivariant import IrrepsLinear
+from tests.irreps import exact, flat, listed, reference_product
+from tests.structures import random_crystal
+
+ELEMENTS = (1, 6, 16)
+CUTOFF = 3.5
+IRREPS = st.sampled_from(["0e", "0o", "1o", "1e", "2e", "2o", "3o", "3e"])
+SUMS = st.lists(st.tuples(st.integers(1, 3), IRREPS), min_size=1, max_size=6).map(
+    lambda terms: "+".join(f"{mul}x{ir}" for mul, ir in terms)
+)
+
+
+def config(hidden_irreps: str = "4x0e+3x1o+2x2e", **settings: object) -> NequIPConfig:
+    """A small model's settings."""
+    small: dict = {"elements": ELEMENTS, "cutoff": CUTOFF, "n_bessel": 4, "radial_hidden": (8,)}
+    return NequIPConfig(hidden_irreps=hidden_irreps, **{**small, **settings})
+
+
+def model_of(settings: NequIPConfig, seed: int = 0) -> NequIP:
+    """A float64 model with random weights."""
+    torch.manual_seed(seed)
+    return NequIP(settings).double()
+
+
+def crystal(seed: int = 0) -> Graph:
+    """A random crystal with all elements."""
+    rng = np.random.default_rng(seed)
+    atoms = random_crystal(rng, 5, (True, True, True), list(ELEMENTS))
+    atoms.numbers[: len(ELEMENTS)] = ELEMENTS
+    return to_graph(atoms, CUTOFF)
+
+
+def reference_linear(
+    linear: IrrepsLinear, irreps_in: o3.Irreps, irreps_out: o3.Irreps, x: Tensor
+) -> Tensor:
+    """e3nn's linear map with the same weights, flat."""
+    with exact():
+        theirs = o3.Linear(irreps_in, irreps_out, internal_weights=False, shared_weights=True)
+    weight = [(w * math.sqrt(w.shape[0])).flatten() for w in linear.weights]
+    return theirs(x, torch.cat(weight))
+
+
+def reference_layer(
+    layer: InteractionLayer,
+    settings: NequIPConfig,
+    irreps: tuple[o3.Irreps, o3.Irreps],
+    x: Tensor,
+    one_hot: Tensor,
+    harmonics: Tensor,
+    radial: Tensor,
+    edge_index: Tensor,
+) -> Tensor:
+    """An interaction layer from the blocks of e3nn, flat."""
+    irreps_in, _ = irreps
+    middle = layer.gate.irreps_in
+    weights = radial
+    for k, linear in enumerate(layer.radial.layers):
+        weights = weights @ linear.weight.T  # type: ignore[union-attr, operator]
+        if k < len(layer.radial.layers) - 1:
+            weights = torch.nn.functional.silu(weights) * 1.6765324703310907
+    up = listed(reference_linear(layer.linear_in, irreps_in, irreps_in, x), irreps_in)
+    message = reference_product(
+        layer.product, irreps_in, settings.l_max, up, harmonics, weights, edge_index
+    )
+    message = message / math.sqrt(settings.avg_neighbors)
+    message = reference_linear(layer.linear_out, layer.product.irreps_out, middle, message)
+    with exact():
+        connection = o3.FullyConnectedTensorProduct(
+            irreps_in,
+            f"{one_hot.shape[1]}x0e",
+            middle,
+            internal_weights=False,
+            shared_weights=True,
+        )
+    own = torch.cat(
+        [
+            (w.transpose(0, 1) * math.sqrt(w.shape[0] * w.shape[1])).flatten()
+            for w in layer.self_connection.weights
+        ]
+    )
+    return flat(layer.gate(listed(message + connection(x, one_hot, own), middle)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        config(n_layers=2, avg_neighbors=7.0),
+        config("4x0e+2x0o+3x1o+2x1e+2x2e+1x2o", n_layers=6, radial_hidden=(8, 8)),
+    ],
+)
+def test_against_e3nn(settings: NequIPConfig) -> None:
+    model, graph = model_of(settings), crystal()
+    edge_vec = graph.edge_vectors()
+    r = edge_vec.norm(dim=1, keepdim=True)
+    p, u = settings.envelope_p, r / settings.cutoff
+    envelope = 1 - (p + 1) * (p + 2) / 2 * u**p + p * (p + 2) * u ** (p + 1)
+    envelope = envelope - p * (p + 1) / 2 * u ** (p + 2)
+    n = torch.arange(1, settings.n_bessel + 1, dtype=torch.float64)
+    radial = math.sqrt(2 / 3) * settings.cutoff * torch.sin(n * math.pi * u) / r * envelope
+    harmonics = o3.spherical_harmonics(
+        list(range(settings.l_max + 1)), edge_vec, True, normalization="component"
+    )
+    one_hot = (graph.z.unsqueeze(1) == torch.tensor(ELEMENTS)).double()
+    x = one_hot @ model.embedding
+    outputs = settings.layer_irreps()
+    inputs = [o3.Irreps(f"{x.shape[1]}x0e"), *outputs[:-1]]
+    for layer, *irreps in zip(model.layers, inputs, outputs, strict=True):
+        assert isinstance(layer, InteractionLayer)
+        x = reference_layer(
+            layer, settings, tuple(irreps), x, one_hot, harmonics, radial, graph.edge_index
+        )
+    hidden, last = (layer.get_parameter("weight") for layer in model.readout.layers)
+    x = torch.nn.functional.silu(x @ hidden.T) * 1.6765324703310907
+    expected = (x @ last.T).flatten()
+    found = model(graph, edge_vec)
+    assert found.std() > 1e-3
+    assert torch.allclose(found, expected, rtol=0, atol=1e-10)
+
+
+def settled(text: str, l_max: int, n_layers: int) -> NequIPConfig:
+    """The settings, or the ones that the refusals lead to."""
+    for _ in range(4):
+        try:
+            return config(text, l_max=l_max, n_layers=n_layers)
+        except ValueError as error:
+            advice = str(error)
+        if match := re.search(r"use l_max = (\d+)$", advice):
+            l_max = int(match[1])
+        else:
+            match = re.search(r"use '([^']+)'$", advice)
+            assert match, advice
+            text = match[1]
+    raise AssertionError(f"no advice leads to a model: {advice}")
+
+
+@given(text=SUMS, l_max=st.integers(0, 3), n_layers=st.integers(1, 6), seed=st.integers(0, 999))
+@settings(deadline=None, max_examples=25)
+def test_any_irreps_are_advised_invariant_and_pruned(
+    text: str, l_max: int, n_layers: int, seed: int
+) -> None:
+    # Whatever is asked for, following the advice leads to a model, ...
+    model = model_of(settled(text, l_max, n_layers), seed)
+    graph = crystal(seed)
+    edge_vec = graph.edge_vectors()
+    energy = model(graph, edge_vec)
+    rotation = o3.rand_matrix(dtype=torch.float64) * (-1) ** seed
+    # ... which keeps the symmetries, ...
+    assert torch.allclose(model(graph, edge_vec @ rotation.T), energy, rtol=0, atol=1e-10)
+    # ... and computes nothing that does not reach the energy.
+    energy.pow(2).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, f"{name} is dead"
+        assert (parameter.grad != 0).any(), f"{name} is dead"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"hidden_irreps": "8x1o"}, "has no 0e.*use '64x0e\\+8x1o'$"),
+        ({"hidden_irreps": ""}, "has no 0e.*use '64x0e'$"),
+        ({"hidden_irreps": "8x0e+4x1k"}, "is not a sum of irreps; use '8x0e'$"),
+        ({"hidden_irreps": "eight"}, "is not a sum of irreps; use '64x0e"),
+        ({"hidden_irreps": 8}, "is not a sum of irreps; use '64x0e"),
+        # A pseudoscalar comes from 1e, and only there it can go.
+        ({"hidden_irreps": "8x0e+2x0o+4x1o"}, "by way of 2x0o to the energy; use '8x0e\\+4x1o'$"),
+        ({"hidden_irreps": "8x0e+4x1o", "n_layers": 1, "l_max": 1}, "use '8x0e'$"),
+        ({"hidden_irreps": "8x0e+4x1o+2x2e", "l_max": 0}, "use '8x0e'$"),
+        ({"hidden_irreps": "8x0e+4x1o", "l_max": 3}, "use l_max = 2$"),
+        ({"cutoff": 0}, "cutoff must be a positive number"),
+        ({"cutoff": math.nan}, "cutoff must be a positive number"),
+        ({"cutoff": "5"}, "cutoff must be a positive number"),
+        ({"avg_neighbors": 0.0}, "avg_neighbors must be a positive number"),
+        ({"n_layers": 0}, "n_layers must be a whole number of at least 1, not 0"),
+        ({"n_layers": 2.5}, "n_layers must be a whole number"),
+        ({"l_max": -1}, "l_max must be a whole number of at least 0"),
+        ({"n_bessel": 0}, "n_bessel must be"),
+        ({"envelope_p": 1}, "envelope_p must be a whole number of at least 2"),
+        ({"self_connection_rank": -1}, "self_connection_rank must be"),
+        ({"radial_hidden": (8, 0)}, "radial_hidden must be positive sizes"),
+        ({"elements": (6, 1)}, r"use \(1, 6\)"),
+    ],
+)
+def test_settings_refused(changes: dict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        config(**changes)
+
+
+def test_layers_keep_what_can_reach_the_energy() -> None:
+    layers = config("8x0e+1x0o+4x1o+3x1e+2x2e", n_layers=6, l_max=2).layer_irreps()
+    irreps = [{str(ir) for _, ir in layer} for layer in layers]
+    assert irreps[0] == {"0e", "1o", "2e"}  # from scalars, natural parity only
+    assert irreps[1] == {"0e", "1o", "1e", "2e"}
+    assert irreps[2] == {"0e", "0o", "1o", "1e", "2e"}  # 0o out of 1e, and back again
+    assert irreps[3] == {"0e", "1o", "1e", "2e"}
+    assert irreps[4] == {"0e", "1o", "2e"}  # what couples with Y_l to 0e
+    assert irreps[5] == {"0e"}
+    assert {ir.l: mul for mul, ir in layers[0]} == {0: 8, 1: 4, 2: 2}
+
+
+def test_terms_of_one_irrep_are_joined() -> None:
+    assert config("2x0e+1x1o+3x0e+2x1o").layer_irreps() == config("5x0e+3x1o").layer_irreps()
+
+
+def test_avg_neighbors_divides_the_messages() -> None:
+    graph = crystal()
+    one, four = model_of(config(avg_neighbors=1.0)), model_of(config(avg_neighbors=4.0))
+    expected = one(graph, graph.edge_vectors())
+    assert not torch.allclose(four(graph, graph.edge_vectors()), expected, atol=1e-4)
+    with torch.no_grad():
+        for name, parameter in four.named_parameters():
+            if "linear_out" in name:
+                parameter.mul_(2.0)
+    assert torch.allclose(four(graph, graph.edge_vectors()), expected, rtol=0, atol=1e-12)
+
+
+def test_rank_of_the_self_connection() -> None:
+    settings = {"elements": tuple(range(1, 90)), "hidden_irreps": "8x0e+4x1o", "l_max": 1}
+    full, low = model_of(config(**settings)), model_of(config(**settings, self_connection_rank=3))
+    for ours, theirs in zip(full.layers, low.layers, strict=True):
+        for all_elements, few in zip(
+            ours.self_connection.weights,  # type: ignore[union-attr, arg-type]
+            theirs.self_connection.weights,  # type: ignore[union-attr, arg-type]
+            strict=True,
+        ):
+            assert all_elements.shape[0] == 89
+            assert few.shape == (3, *all_elements.shape[1:])
+    # Elements remain different from each other.
+    lone = to_graph(Atoms("HHe", [(0, 0, 0), (30, 0, 0)]), CUTOFF)
+    hydrogen, helium = low(lone, lone.edge_vectors()).tolist()
+    assert abs(hydrogen - helium) > 1e-4
+
+
+def test_fades_out_at_the_cutoff_with_two_derivatives() -> None:
+    model = model_of(config())
+
+    def energy(distance: float) -> float:
+        graph = to_graph(Atoms("CS", [(0, 0, 0), (0, 0, distance)]), CUTOFF + 0.1)
+        with torch.no_grad():
+            return float(model(graph, graph.edge_vectors()).sum())
+
+    beyond = energy(CUTOFF + 0.05)
+    near, far = (abs(energy(CUTOFF - h) - beyond) for h in (0.005, 0.01))
+    assert energy(CUTOFF) == beyond
+    # A third derivative that jumps would give 8; Bessel functions are zero there as well.
+    assert far / near == pytest.approx(16.0, rel=0.1)
+
+
+def test_an_unknown_element_is_an_error() -> None:
+    model = model_of(config())
+    graph = to_graph(Atoms("O"), CUTOFF)
+    with pytest.raises((IndexError, RuntimeError), match="index"):
+        model(graph, graph.edge_vectors())
