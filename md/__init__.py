@@ -1,0 +1,1 @@
+"""What one does with a potential: relaxation now, dynamics and properties later."""
