@@ -1,0 +1,114 @@
+"""Configs: what is misspelt is named, what is given arrives, what is resolved can be read again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlff2d import training
+from mlff2d.training.config import ConfigError, differences, load_config, save_config
+
+SMALL = {
+    "run_dir": "runs/x",
+    "data": {"files": ["a.extxyz"]},
+    "model": {"name": "m3gnet", "cutoff": 4.5},
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(SMALL))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("tain.lr=1", ["tain", "'train'"]),
+        ("train.learning=1", ["train.learning", "Valid", "lr"]),
+        ("train.epoch=1", ["train.epoch", "'epochs'"]),
+        ("data.file=[x]", ["data.file", "'files'"]),
+        ("loss.force=1", ["loss.force", "'forces'"]),
+        ("filters.max_forces=1", ["filters.max_forces", "'max_force'"]),
+    ],
+)
+def test_unknown_keys_are_named_with_the_nearest(path, override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config(path, [override])
+    for word in ["config.yaml", *words]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epochs=0", ["train.epochs", "greater"]),
+        ("train.lr=fast", ["train.lr", "number"]),
+        ("split.val=0.6", ["val"]),
+        ("loss.kind=l3", ["loss.kind", "huber"]),
+        ("data.files=[]", ["data.files"]),
+        ("train=3", ["train", "section"]),
+        ("model.name=", ["model.name"]),
+        ("train.lr", ["key=value"]),
+        ("run_dir.x=1", ["run_dir"]),
+        ("train.lr=[1", ["YAML"]),
+    ],
+)
+def test_bad_values_are_one_sentence(path, override, words):
+    overrides = [override, "split.test=0.5"] if override.startswith("split") else [override]
+    with pytest.raises(ConfigError) as error:
+        load_config(path, overrides)
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1\n", "just words"])
+def test_a_file_that_is_no_config(path, text):
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_and_a_missing_key(path, tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_config(tmp_path / "none.yaml")
+    path.write_text("run_dir: x\nmodel: {name: m3gnet}\n")
+    with pytest.raises(ConfigError, match="data: is missing"):
+        load_config(path)
+
+
+def test_overrides_and_numbers_without_a_point(path):
+    config = load_config(
+        path, ["train.lr=1e-3", "data.files=[b.db, c.traj]", "train.clip=null", "model.cutoff=6e0"]
+    )
+    assert config.train.lr == 1e-3
+    assert config.data.files == (Path("b.db"), Path("c.traj"))
+    assert config.train.clip is None
+    assert config.model.settings() == {"cutoff": 6.0}
+
+
+def test_the_resolved_file_gives_the_same_config(path, tmp_path):
+    config = load_config(
+        path, ["train.ema=0.5", "filters.require=[forces]", "model.elements=[1,6]"]
+    )
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(tmp_path / "resolved.yaml") == config
+    assert "warmup_epochs" in (tmp_path / "resolved.yaml").read_text()
+
+
+def test_differences_name_what_changes_the_result_only(path):
+    old = load_config(path).resolved()
+    free = ["run_dir=y", "data.files=[b]", "train.threads=2", "train.max_minutes=3"]
+    assert differences(old, load_config(path, free).resolved()) == []
+    found = differences(old, load_config(path, ["train.lr=0.5", "model.cutoff=6"]).resolved())
+    assert found == ["model.cutoff: 4.5 -> 6", "train.lr: 0.001 -> 0.5"]
+
+
+@pytest.mark.parametrize("name", ["universal", "tiny"])
+def test_configs_that_come_with_the_package(name):
+    config = load_config(Path(training.__file__).parent / "configs" / f"{name}.yaml")
+    assert not any(file.is_absolute() for file in config.data.files)

@@ -1,0 +1,218 @@
+"""Reading files frame by frame, and what becomes of frames that are no use."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlff2d.errors import StructureError
+from mlff2d.reading import iter_structures
+from mlff2d.training.readers import Record, Rejected, iter_records, material_of
+from tests.training_helpers import monolayers
+
+TEACHER = Path(__file__).parents[2] / "shared/data/teacher2d_v0.extxyz.gz"
+
+FRAMES = monolayers(1)[:5]
+
+
+def blocks(tmp_path: Path) -> list[list[str]]:
+    """The lines of each of `FRAMES` in extended XYZ."""
+    path = tmp_path / "frames.extxyz"
+    ase.io.write(path, FRAMES)
+    lines = path.read_text().splitlines(keepends=True)
+    return [lines[k : k + 4] for k in range(0, len(lines), 4)]
+
+
+def wrong_number(block: list[str]) -> list[str]:
+    return [*block[:3], block[3].replace(".", "?", 1)]
+
+
+def count_too_large(block: list[str]) -> list[str]:
+    return ["3\n", *block[1:]]
+
+
+def count_too_small(block: list[str]) -> list[str]:
+    return ["1\n", *block[1:]]
+
+
+def atom_lost(block: list[str]) -> list[str]:
+    return block[:3]
+
+
+def no_element(block: list[str]) -> list[str]:
+    return [*block[:3], "Xx" + block[3][2:]]
+
+
+FAULTS = [None, wrong_number, count_too_large, count_too_small, atom_lost, no_element]
+
+
+@settings(deadline=None, max_examples=40)
+@given(faults=st.lists(st.sampled_from(FAULTS), min_size=5, max_size=5))
+def test_bad_frames_spoil_no_others(tmp_path_factory, faults):
+    tmp_path = tmp_path_factory.mktemp("frames")
+    spoilt = [f(b) if f else b for f, b in zip(faults, blocks(tmp_path), strict=True)]
+    path = tmp_path / "spoilt.extxyz"
+    path.write_text("".join(line for block in spoilt for line in block))
+    found = list(iter_structures(path))
+    assert [index for index, _ in found] == [0, 1, 2, 3, 4]
+    for fault, expected, (index, frame) in zip(faults, FRAMES, found, strict=True):
+        if fault is no_element:  # ASE reads Xx as a ghost atom; the check of structures refuses it
+            continue
+        if fault is None:
+            np.testing.assert_allclose(frame.positions, expected.positions, atol=1e-7)
+            assert frame.info["material"] == expected.info["material"]
+            assert frame.get_potential_energy() == pytest.approx(expected.get_potential_energy())
+        else:
+            assert isinstance(frame, StructureError)
+            assert "spoilt.extxyz" in str(frame)
+            assert f"frame {index}" in str(frame)
+
+
+def test_compressed_file_gives_its_frames_up_to_where_it_breaks(tmp_path):
+    text = "".join(line for block in blocks(tmp_path) for line in block) * 200
+    path = tmp_path / "broken.extxyz.gz"
+    packed = gzip.compress(text.encode())
+    path.write_bytes(packed[: len(packed) // 2])
+    found = [frame for _, frame in iter_structures(path)]
+    assert 10 < len(found) < 1000
+    assert all(isinstance(frame, Atoms) for frame in found[:-1])
+    assert isinstance(found[-1], StructureError)
+
+
+def test_reading_is_lazy(tmp_path):
+    one = "".join(blocks(tmp_path)[0])
+    path = tmp_path / "long.extxyz"
+    with path.open("w") as file:
+        file.write(one * 20_000 + "nonsense\n")
+    frames = iter_structures(path)
+    assert next(frames)[0] == 0
+    path.write_text("")  # what comes behind is not read yet
+    assert sum(1 for _ in frames) < 100
+
+
+@pytest.mark.parametrize("name", ["none.extxyz", "empty.extxyz", "blank.extxyz", "data.unknown"])
+def test_useless_files_are_named(tmp_path, name):
+    path = tmp_path / name
+    if name != "none.extxyz":
+        path.write_text({"empty.extxyz": "", "blank.extxyz": "\n\n"}.get(name, "what is this"))
+    with pytest.raises(StructureError, match=name):
+        list(iter_structures(path))
+
+
+def test_gzip_that_is_none(tmp_path):
+    path = tmp_path / "not.extxyz.gz"
+    path.write_text("plain text")
+    with pytest.raises(StructureError, match=r"not\.extxyz\.gz"):
+        next(iter_structures(path))
+
+
+def test_cell_vectors_behind_the_atoms(tmp_path):
+    path = tmp_path / "vec.xyz"
+    frame = "1\ncomment\nCu 0 0 0\nVEC1 2.5 0 0\nVEC2 0 2.5 0\nVEC3 0 0 9\n"
+    path.write_text(frame * 2)
+    found = [frame for _, frame in iter_structures(path)]
+    assert len(found) == 2
+    assert found[1].cell.lengths() == pytest.approx([2.5, 2.5, 9])
+
+
+@pytest.mark.parametrize("name", ["frames.db", "frames.json", "frames.traj", "frames.extxyz.gz"])
+def test_formats_agree(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith((".db", ".json")):
+        with ase.db.connect(path) as database:
+            for atoms in FRAMES:
+                database.write(atoms, material=atoms.info["material"])
+    elif name.endswith(".gz"):
+        plain = tmp_path / "frames.extxyz"
+        ase.io.write(plain, FRAMES)
+        path.write_bytes(gzip.compress(plain.read_bytes()))
+    else:
+        ase.io.write(path, FRAMES)
+    records = list(iter_records(path, "material"))
+    for atoms, record in zip(FRAMES, records, strict=True):
+        assert isinstance(record, Record)
+        assert record.material == atoms.info["material"]
+        assert record.energy == pytest.approx(atoms.get_potential_energy())
+        np.testing.assert_allclose(record.forces, atoms.get_forces(), atol=1e-7)
+        virial = atoms.get_stress(voigt=False) * atoms.get_volume()
+        np.testing.assert_allclose(record.virial, virial, atol=1e-7)
+
+
+def relabelled(**labels) -> Atoms:
+    atoms = FRAMES[0].copy()
+    atoms.calc = SinglePointCalculator(atoms)
+    atoms.calc.results = labels
+    return atoms
+
+
+def nan_position() -> Atoms:
+    atoms = relabelled(energy=1.0)
+    atoms.positions[1, 2] = np.nan
+    return atoms
+
+
+def overlapping() -> Atoms:
+    atoms = relabelled(energy=1.0)
+    atoms.positions[1] = atoms.positions[0] + [0.1, 0, 0]
+    return atoms
+
+
+@pytest.mark.parametrize(
+    ("atoms", "kind", "reason"),
+    [
+        (relabelled(), "no usable labels", "no energy, forces or stress"),
+        (relabelled(energy=np.nan), "no usable labels", "energy holds NaN"),
+        (relabelled(forces=np.full((2, 3), np.inf)), "no usable labels", "forces holds NaN"),
+        (relabelled(stress=np.zeros(5)), "no usable labels", "stress has 5 numbers"),
+        (relabelled(forces=np.zeros((3, 3))), "no usable labels", "forces has 9 numbers"),
+        (nan_position(), "no usable structure", "NaN"),
+        (overlapping(), "no usable structure", "apart"),
+    ],
+)
+def test_useless_frames_are_refused_with_their_reason(monkeypatch, atoms, kind, reason):
+    monkeypatch.setattr(
+        "mlff2d.training.readers.iter_structures", lambda path: iter([(7, atoms), (8, FRAMES[1])])
+    )
+    refused, taken = iter_records(Path("any"), "material")
+    assert isinstance(refused, Rejected)
+    assert (refused.frame, refused.kind) == (7, kind)
+    assert reason in refused.reason
+    assert isinstance(taken, Record)
+
+
+def test_records_are_canonical_slabs(tmp_path):
+    atoms = FRAMES[0].copy()
+    atoms.pbc = True
+    atoms.positions[:, 2] += 15.0 - atoms.positions[:, 2].mean()
+    atoms.wrap()
+    atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
+    assert np.ptp(atoms.positions[:, 2]) > 10
+    ase.io.write(tmp_path / "cut.extxyz", atoms)
+    (record,) = iter_records(tmp_path / "cut.extxyz", "material")
+    assert record.pbc.tolist() == [True, True, False]
+    assert np.ptp(record.pos[:, 2]) < 1
+    assert np.isnan(record.forces).all()
+    assert np.isnan(record.virial).all()
+
+
+def test_material_falls_back_on_the_reduced_formula():
+    atoms = Atoms("Mo2S4")
+    assert material_of(atoms, "material") == "MoS2"
+    atoms.info["name"] = 12
+    assert material_of(atoms, "name") == "12"
+
+
+@pytest.mark.skipif(not TEACHER.exists(), reason="the shared data are not here")
+def test_shared_data_are_read_without_refusals():
+    records = [item for _, item in zip(range(300), iter_records(TEACHER, "material"), strict=False)]
+    assert len(records) == 300
+    assert all(isinstance(record, Record) for record in records)

@@ -1,0 +1,116 @@
+"""Small labelled structures and a small model, so that training is tested in seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+from torch import Tensor, nn
+
+from mlff2d.graph import Graph
+from mlff2d.nn.scatter import segment_sum
+from mlff2d.training.config import Config
+
+METALS = ("Cu", "Ag", "Au", "Ni", "Pd", "Pt")
+
+
+def monolayer(first: str, second: str, rng: np.random.Generator) -> Atoms:
+    """A rattled square monolayer of two metals with energy, forces and stress of EMT."""
+    atoms = Atoms(
+        [first, second],
+        scaled_positions=[(0, 0, 0.5), (0.5, 0.5, 0.5)],
+        cell=[3.8, 3.8, 15.0],
+        pbc=(True, True, False),
+    )
+    strain = np.eye(3)
+    strain[:2, :2] += rng.normal(scale=0.02, size=(2, 2))
+    atoms.set_cell(atoms.cell @ strain, scale_atoms=True)
+    atoms.positions += rng.normal(scale=0.08, size=(2, 3))
+    atoms.info["material"] = f"{first}-{second}"
+    atoms.calc = EMT()
+    labels = {
+        "energy": atoms.get_potential_energy(),
+        "forces": atoms.get_forces(),
+        "stress": atoms.get_stress(),
+    }
+    atoms.calc = SinglePointCalculator(atoms, **labels)
+    return atoms
+
+
+def monolayers(n_each: int = 2, seed: int = 0) -> list[Atoms]:
+    """`n_each` frames of each of the 36 ordered pairs of metals, in random order."""
+    rng = np.random.default_rng(seed)
+    frames = [monolayer(a, b, rng) for a in METALS for b in METALS for _ in range(n_each)]
+    return [frames[k] for k in rng.permutation(len(frames))]
+
+
+def write_monolayers(path: Path, n_each: int = 2) -> Path:
+    """The same as a file."""
+    ase.io.write(path, monolayers(n_each))
+    return path
+
+
+@dataclass(frozen=True)
+class PairNetConfig:
+    """Settings of the model below."""
+
+    elements: tuple[int, ...] = tuple(range(1, 95))
+    cutoff: float = 4.0
+    width: int = 16
+
+
+class PairNet(nn.Module):
+    """A sum over pairs: a perceptron of both elements and the distance. Quick, nothing more."""
+
+    Config = PairNetConfig
+
+    def __init__(self, config: PairNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cutoff = config.cutoff
+        self.element = nn.Embedding(95, config.width)
+        self.layers = nn.Sequential(
+            nn.Linear(config.width + 4, 32),
+            nn.SiLU(),
+            nn.Linear(32, 32),
+            nn.SiLU(),
+            nn.Linear(32, 1),
+        )
+
+    def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+        i, j = graph.edge_index
+        x = edge_vec.norm(dim=1, keepdim=True) / self.cutoff
+        radial = torch.cat([x.pow(k) for k in range(1, 5)], dim=1)
+        pair = self.element(graph.z[i]) * self.element(graph.z[j])
+        envelope = (1 - x.clamp(max=1) ** 2) ** 3
+        return segment_sum(
+            (self.layers(torch.cat([pair, radial], dim=1)) * envelope)[:, 0], i, graph.n_atoms
+        )
+
+
+def small_config(run_dir: Path, data: Path, **train: object) -> Config:
+    """A run of the small model on a data file; keywords change the section `train`."""
+    settings = {
+        "run_dir": run_dir,
+        "data": {"files": [data]},
+        "split": {"val": 0.15, "test": 0.15},
+        "model": {"name": "pairnet"},
+        "priors": {"zbl": False},
+        "loss": {"kind": "huber"},
+        "train": {
+            "epochs": 3,
+            "batch_size": 8,
+            "lr": 5e-3,
+            "ema": 0.9,
+            "device": "cpu",
+            "threads": 1,
+        }
+        | train,
+    }
+    return Config.model_validate(settings)

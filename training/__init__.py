@@ -1,0 +1,1 @@
+"""From files with DFT results to a model file."""

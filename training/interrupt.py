@@ -1,0 +1,50 @@
+"""Stopping a run in good order: on SIGINT, SIGTERM, or when its time is up."""
+
+from __future__ import annotations
+
+import signal
+import time
+from types import FrameType, TracebackType
+
+
+class StopRequest:
+    """Context that turns signals and a time limit into a question asked between two steps.
+
+    A second SIGINT is not caught, so that a hanging run can still be ended by hand.
+    """
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self.signal: int | None = None
+        self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: whoever runs it handles its signals
+                break
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+
+    @property
+    def reason(self) -> str | None:
+        """Why to stop now, or None."""
+        if self.signal is not None:
+            return f"stopped by {signal.Signals(self.signal).name}"
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            return "train.max_minutes is up"
+        return None
