@@ -1,6 +1,6 @@
 """Lattice constants of well-known monolayers beside PBE.
 
-    python benchmarks/lattice_constants.py [--model model.pt]
+    python -m benchmarks.lattice_constants [--model model.pt]
 
 Relaxes atoms and in-plane cell in float64 and prints a (and b) in Å. PBE values are rounded from
 the literature; 1H for the dichalcogenides of Mo, W and Nb, 1T for TiS2.

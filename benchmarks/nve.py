@@ -1,6 +1,6 @@
 """Energy drift of a rattled 5x5 MoS2 monolayer at 300 K in the NVE ensemble.
 
-    python benchmarks/nve.py [--model model.pt] [--picoseconds 5]
+    python -m benchmarks.nve [--model model.pt] [--picoseconds 5]
 
 Prints the drift of the total energy in meV/atom/ps (slope of a straight line) and its fluctuation,
 for float32 and float64.

@@ -76,7 +76,8 @@ def spread(calculator: MLFF2DCalculator) -> tuple[float, float, float]:
             np.abs(found["stress_2d"] - first["stress_2d"]).max(),
         )
         worst = np.maximum(worst, deviations)
-    return tuple(worst)
+    energy, forces, stress = worst.tolist()
+    return energy, forces, stress
 
 
 def main() -> None:

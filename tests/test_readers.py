@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from mlff2d.errors import StructureError
 from mlff2d.reading import iter_structures
 from mlff2d.training.readers import Record, Rejected, iter_records, material_of
+from tests.shared import DATA, needs_data
 from tests.training_helpers import monolayers
-
-TEACHER = Path(__file__).parents[2] / "shared/data/teacher2d_v0.extxyz.gz"
 
 FRAMES = monolayers(1)[:5]
 
@@ -211,8 +210,13 @@ def test_material_falls_back_on_the_reduced_formula():
     assert material_of(atoms, "name") == "12"
 
 
-@pytest.mark.skipif(not TEACHER.exists(), reason="the shared data are not here")
+@needs_data
 def test_shared_data_are_read_without_refusals():
-    records = [item for _, item in zip(range(300), iter_records(TEACHER, "material"), strict=False)]
+    records = [
+        item
+        for _, item in zip(
+            range(300), iter_records(DATA / "teacher2d_v0.extxyz.gz", "material"), strict=False
+        )
+    ]
     assert len(records) == 300
     assert all(isinstance(record, Record) for record in records)
