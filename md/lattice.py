@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import moyopy
 import numpy as np
 from ase import Atoms
@@ -11,6 +13,9 @@ from mlff2d.atoms import canonical_slab
 
 SYMPREC = 0.05
 """Å. Well above what a relaxation to 0.02 eV/Å leaves, well below a distortion of interest."""
+
+# moyopy warns of every supercell, which is no news to those who made it.
+logging.getLogger("moyo").setLevel(logging.ERROR)
 
 LATTICES = {
     "mp": "oblique",

@@ -257,3 +257,9 @@ def test_lattice_type_changes_where_the_symmetry_does() -> None:
     atoms.set_cell(atoms.cell.array * [1.06, 1, 1], scale_atoms=True)
     result = relax(atoms, EMT())
     assert (result.lattice_before, result.lattice_after) == ("centred rectangular", "hexagonal")
+
+
+def test_a_supercell_has_the_lattice_of_its_primitive_cell_and_no_warning(caplog) -> None:
+    atoms = fcc111("Cu", (2, 1, 2), a=3.6, vacuum=6.0)
+    assert lattice_type(atoms) == "hexagonal"
+    assert not caplog.records
