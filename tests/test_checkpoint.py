@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlff2d import checkpoint
+from mlff2d import MLFF2DCalculator, checkpoint
 from mlff2d.atoms import to_graph
 from mlff2d.errors import ModelFileError
 from mlff2d.models import REGISTRY
@@ -118,3 +118,19 @@ def test_old_formats_go_through_the_upgrade_chain(tmp_path: Path, monkeypatch) -
         lambda c: {k: v for k, v in c.items() if k != "std"} | {"scale": c["std"], "format": 1},
     )
     assert checkpoint.load(path).scale == 1.7
+
+
+STORED = {"format-1-m3gnet.pt": -41.48855619441966}
+
+
+def test_every_stored_file_is_tested() -> None:
+    folder = Path(__file__).parent / "checkpoints"
+    assert {path.name for path in folder.glob("*.pt")} == STORED.keys()
+    assert any(name.startswith(f"format-{checkpoint.FORMAT}-") for name in STORED)
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_files_of_every_format_still_load(name: str) -> None:
+    path = Path(__file__).parent / "checkpoints" / name
+    calculator = MLFF2DCalculator(path, dtype="float64")
+    assert calculator.get_potential_energy(mos2()) == pytest.approx(STORED[name], abs=1e-9)
