@@ -22,8 +22,8 @@ def drift(model: str | None, dtype: str, picoseconds: float, timestep: float) ->
     atoms = mx2("MoS2", kind="2H", a=3.18, thickness=3.13, size=(5, 5, 1), vacuum=8.0)
     rng = np.random.default_rng(0)
     atoms.rattle(0.05, rng=rng)
-    # Half of 600 K turns into potential energy.
-    MaxwellBoltzmannDistribution(atoms, temperature_K=600, rng=rng)
+    # The rattle holds as much potential energy as 385 K: together they come to rest near 300 K.
+    MaxwellBoltzmannDistribution(atoms, temperature_K=215, rng=rng)
     Stationary(atoms)
     atoms.calc = MLFF2DCalculator(model, dtype=dtype)
     dynamics = VelocityVerlet(atoms, timestep=timestep * units.fs)

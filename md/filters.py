@@ -29,6 +29,11 @@ def require_slab(atoms: Atoms) -> slab.Slab:
     if canonical.axis is not None:
         return canonical
     formula, n_periodic = atoms.get_chemical_formula(mode="metal"), int(atoms.pbc.sum())
+    if n_periodic == 3 and slab.empty_axes(atoms.positions, atoms.cell.array):
+        raise StructureError(
+            f"{formula} is periodic along three axes and has vacuum along more than one; "
+            "set pbc False along the layer's normal"
+        )
     if n_periodic == 3:
         raise StructureError(
             f"{formula} is periodic along three axes and no axis has the {slab.MIN_VACUUM} Å of "

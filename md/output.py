@@ -30,6 +30,9 @@ FORMAT = 1
 
 _SUFFIXES = (".extxyz", ".xyz")
 
+_DIGESTS = {"input_sha256": "input file", "model": "model"}
+"""Settings that are digests, and what to call them."""
+
 
 class OutputFiles:
     """Frames, table and journal of one run; a context manager that holds them open.
@@ -152,7 +155,9 @@ class OutputFiles:
                 "give another -o, or add --restart to write over it"
             ) from error
         changed = [
-            f"{key} {before.get(key)!r}, now {self._settings.get(key)!r}"
+            f"another {_DIGESTS[key]}"
+            if key in _DIGESTS
+            else f"{key} {before.get(key)!r}, now {self._settings.get(key)!r}"
             for key in sorted({*before, *self._settings})
             if before.get(key) != self._settings.get(key)
         ]

@@ -187,9 +187,15 @@ def _number(value: float, digits: int = 6) -> str:
 def _annotated(index: int, result: RelaxResult) -> Atoms:
     """The relaxed structure with what the table says of it, its old info kept.
 
-    Results of another calculation that the input carried along would no longer belong to it.
+    Results of another calculation, or of an earlier relaxation, that the input carried along would
+    no longer belong to it. Extended XYZ cannot hold line breaks or empty text.
     """
     atoms = result.atoms
+    for name, value in list(atoms.info.items()):
+        if name.startswith("relax_") or value == "":
+            del atoms.info[name]
+        elif isinstance(value, str):
+            atoms.info[name] = " ".join(value.split())
     for name in all_properties:
         atoms.info.pop(name, None)
         atoms.arrays.pop(name, None)

@@ -15,6 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from mlff2d import slab
 from mlff2d.atoms import canonical_slab, graph_from_edges
 from mlff2d.checkpoint import load
+from mlff2d.devices import pick_device
 from mlff2d.errors import StructureError
 from mlff2d.neighbors import SkinList
 from mlff2d.potential import Potential
@@ -48,7 +49,8 @@ class MLFF2DCalculator(Calculator):
 
     Raises
     ------
-    ModelFileError for a file that is no model; StructureError, when calculating, for a structure
+    ModelFileError for a file that is no model; ValueError for a device that is not there or another
+    dtype; StructureError, when calculating, for a structure
     with NaN, atoms on top of each other, a degenerate cell or an element the model never saw.
     """
 
@@ -72,7 +74,7 @@ class MLFF2DCalculator(Calculator):
         super().__init__()
         if dtype not in DTYPES:
             raise ValueError(f"dtype is 'float32' or 'float64', not {dtype!r}")
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = pick_device(device)
         self.dtype = DTYPES[dtype]
         # A copy, so that a potential in training keeps its precision and mode.
         potential = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,16 @@ def read(model: str | Path | None = None) -> dict[str, Any]:
     """
     path = _locate(model)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of unusual pickles, which we refuse anyway
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise ModelFileError(f"{path} cannot be read ({error.strerror})") from error
     except pickle.UnpicklingError as error:
+        if path.read_bytes()[:1] not in (b"P", b"\x80"):  # neither a zip archive nor a pickle
+            raise ModelFileError(
+                f"{path} is not a model file; give a file that `mlff2d train` wrote"
+            ) from error
         raise ModelFileError(
             f"{path} holds pickled Python objects, which could run any code, and was not opened; "
             "an mlff2d model file holds tensors and plain values only"
@@ -75,7 +84,7 @@ def read(model: str | Path | None = None) -> dict[str, Any]:
         raise ModelFileError(
             f"{path} is not a model file or is damaged; give a file that `mlff2d train` wrote"
         ) from error
-    if not isinstance(content, dict) or "format" not in content or "weights" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise ModelFileError(f"{path} is not an mlff2d model file (it names no format)")
     while content["format"] in UPGRADES:
         content = UPGRADES[content["format"]](content)
@@ -100,13 +109,20 @@ def load(
         potential = Potential(module, content["references"], content["scale"], content["zbl"])
     except (KeyError, RuntimeError, ValueError, TypeError) as error:
         raise ModelFileError(
-            f"{_locate(model)} does not fit its own description: {error}"
+            f"{_locate(model)} does not fit its own description: "
+            + (f"it lacks {error}" if isinstance(error, KeyError) else str(error))
         ) from error
+    if not all(bool(torch.isfinite(p).all()) for p in potential.parameters()):
+        raise ModelFileError(
+            f"{_locate(model)} holds weights that are NaN or infinite; its training went wrong"
+        )
     return potential.to(device=device, dtype=dtype).eval()
 
 
 def _locate(model: str | Path | None) -> Path:
     name = DEFAULT_MODEL if model is None else str(model)
+    if not name:
+        raise ModelFileError("the name of the model is empty; leave it out for the shipped one")
     shipped = _SHIPPED / f"{name}.pt"
     if Path(name).is_file():
         return Path(name)

@@ -94,17 +94,26 @@ def stress_2d(virial: Array, cell: Array, pbc: Mask) -> Array:
 def vacuum_axis(pos: Array, cell: Array, pbc: Mask) -> int | None:
     """The lattice vector along which a structure is a slab, or None where it is not one.
 
-    Two periodic axes make a slab as they stand. Of a fully periodic cell, the axis with the
-    thickest empty layer is the vacuum if that layer is at least `MIN_VACUUM` thick.
+    Two periodic axes make a slab as they stand. A fully periodic cell is a slab if exactly one axis
+    holds an empty layer of at least `MIN_VACUUM`; with several it is a chain, a molecule or a very
+    open layer, and which axis is the vacuum cannot be told.
     """
     if pbc.sum() == 2:
         return int(np.flatnonzero(~pbc)[0])
-    if pbc.sum() != 3 or len(pos) == 0:
+    if pbc.sum() != 3:
         return None
-    gaps = [_gaps(pos, cell, axis) for axis in range(3)]
-    widest = [max(g.inside.max(initial=0.0), g.boundary) if g else 0.0 for g in gaps]
-    axis = int(np.argmax(widest))
-    return axis if widest[axis] >= MIN_VACUUM else None
+    empty = empty_axes(pos, cell)
+    return empty[0] if len(empty) == 1 else None
+
+
+def empty_axes(pos: Array, cell: Array) -> list[int]:
+    """Lattice vectors along which a fully periodic structure has a vacuum of `MIN_VACUUM`."""
+    gaps = [_gaps(pos, cell, axis) if len(pos) else None for axis in range(3)]
+    return [
+        axis
+        for axis, g in enumerate(gaps)
+        if g is not None and max(g.inside.max(initial=0.0), g.boundary) >= MIN_VACUUM
+    ]
 
 
 @dataclass(frozen=True)

@@ -158,3 +158,8 @@ def test_nan_from_the_model_is_an_error() -> None:
 def test_unknown_dtype() -> None:
     with pytest.raises(ValueError, match="'float32' or 'float64', not 'float16'"):
         MLFF2DCalculator(random_potential("nequip"), dtype="float16")
+
+
+def test_device_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="the device 'gpu' cannot be used here"):
+        MLFF2DCalculator(random_potential("nequip"), device="gpu")

@@ -134,3 +134,17 @@ def test_files_of_every_format_still_load(name: str) -> None:
     path = Path(__file__).parent / "checkpoints" / name
     calculator = MLFF2DCalculator(path, dtype="float64")
     assert calculator.get_potential_energy(mos2()) == pytest.approx(STORED[name], abs=1e-9)
+
+
+def test_weights_that_are_nan_are_refused(tmp_path: Path) -> None:
+    potential = random_potential("m3gnet")
+    next(potential.model.parameters()).data.fill_(torch.nan)
+    checkpoint.save(potential, tmp_path / "m.pt")
+    with pytest.raises(ModelFileError, match="weights that are NaN"):
+        checkpoint.load(tmp_path / "m.pt")
+
+
+def test_format_of_another_kind_is_refused(tmp_path: Path) -> None:
+    torch.save({"format": [1], "weights": {}}, tmp_path / "m.pt")
+    with pytest.raises(ModelFileError, match="names no format"):
+        checkpoint.load(tmp_path / "m.pt")

@@ -8,7 +8,13 @@ import pytest
 import yaml
 
 from mlff2d import training
-from mlff2d.training.config import ConfigError, differences, load_config, save_config
+from mlff2d.training.config import (
+    ConfigError,
+    LossConfig,
+    differences,
+    load_config,
+    save_config,
+)
 
 SMALL = {
     "run_dir": "runs/x",
@@ -112,3 +118,8 @@ def test_differences_name_what_changes_the_result_only(path):
 def test_configs_that_come_with_the_package(name):
     config = load_config(Path(training.__file__).parent / "configs" / f"{name}.yaml")
     assert not any(file.is_absolute() for file in config.data.files)
+
+
+def test_a_loss_without_any_weight_is_refused() -> None:
+    with pytest.raises(ValueError, match="every weight is zero"):
+        LossConfig(energy=0, forces=0, stress=0)

@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
-from ase.build import bulk, fcc111, graphene, mx2
+from ase.build import bulk, fcc111, graphene, graphene_nanoribbon, mx2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from mlff2d import slab
 from mlff2d.atoms import canonical_slab, vacuum_axis
+from mlff2d.errors import StructureError
+from mlff2d.md.filters import require_slab
 from tests.structures import mos2
 
 
@@ -102,3 +104,13 @@ def test_batched_stress_agrees_with_the_single_one_and_is_nan_off_slabs() -> Non
     square = np.diag([2.0, 5.0, 0.0])
     stress = slab.stress_2d(np.diag([1.0, 0, 0]), square, np.array([True, True, False]))
     assert stress == pytest.approx([1.602176634, 0, 0])
+
+
+def test_vacuum_along_two_axes_is_no_slab() -> None:
+    """Nobody can tell the plane of a ribbon in a fully periodic box."""
+    ribbon = graphene_nanoribbon(2, 2, type="zigzag", saturated=True, vacuum=5.0)
+    ribbon.pbc = True
+    assert slab.empty_axes(ribbon.positions, ribbon.cell.array) == [0, 1]
+    assert vacuum_axis(ribbon) is None
+    with pytest.raises(StructureError, match="vacuum along more than one"):
+        require_slab(ribbon)

@@ -346,7 +346,7 @@ def test_settings_that_do_not_fit_are_one_sentence(data, tmp_path):
         attempt("model", elements=[29, 46, 47, 78, 79])
     with pytest.raises(ConfigError, match="val part is empty"):
         attempt("split", val=0.0)
-    with pytest.raises(ConfigError, match=r"train\.device 'gpu'"):
+    with pytest.raises(ConfigError, match=r"train\.device: the device 'gpu'"):
         attempt("train", device="gpu")
 
 

@@ -124,6 +124,12 @@ class LossConfig(_Section):
     delta_forces: Positive = 0.1
     delta_stress: Positive = 0.2
 
+    @model_validator(mode="after")
+    def _learns_something(self) -> LossConfig:
+        if not (self.energy or self.forces or self.stress):
+            raise ValueError("every weight is zero; give energy, forces or stress one")
+        return self
+
 
 class TrainConfig(_Section):
     """The optimisation.

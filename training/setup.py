@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from mlff2d.atoms import symbols
+from mlff2d.devices import pick_device
 from mlff2d.models import REGISTRY, build_model
 from mlff2d.potential import Potential
 
@@ -81,7 +82,10 @@ def prepare(config: Config) -> Run:
     train = config.train
     if train.threads is not None:
         torch.set_num_threads(train.threads)
-    device = pick_device(train.device)
+    try:
+        device = pick_device(train.device)
+    except ValueError as error:
+        raise ConfigError(f"train.device: {error}.") from error
     if train.deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -110,17 +114,6 @@ def prepare(config: Config) -> Run:
         ema=build_ema(potential, train.ema),
         optimizer=build_optimizer(potential, train),
     )
-
-
-def pick_device(name: str) -> torch.device:
-    """A device by name, 'auto' for the GPU if there is one. Raises ConfigError if it is absent."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError(f"train.device {name!r} cannot be used here ({first}).") from error
 
 
 def data_settings(data: Dataset, ids: NDArray[np.int64]) -> dict[str, Any]:
@@ -163,7 +156,9 @@ def split_data(config: Config, data: Dataset) -> tuple[Split, list[Removed]]:
             n_materials = len({data.material[s] for s in ids})
             raise ConfigError(
                 f"the {name} part is empty ({len(ids)} frames of {n_materials} materials passed "
-                "the filters); change split.val, split.test, split.seed or the filters."
+                "the filters); change split.val, split.test, split.seed or the filters. A material "
+                "is never split: with few compounds, let data.material_key name an entry of info "
+                "that tells groups of frames apart, such as a configuration or a run."
             )
     return Split(**parts), removed
 
