@@ -34,6 +34,20 @@ _DIGESTS = {"input_sha256": "input file", "model": "model"}
 """Settings that are digests, and what to call them."""
 
 
+def check_output(frames: Path) -> None:
+    """Refuse a path that frames cannot be written to, before any work is done.
+
+    Raises ValueError where it is no .extxyz or .xyz file, FileNotFoundError where its folder does
+    not exist.
+    """
+    if frames.suffix not in _SUFFIXES:
+        raise ValueError(
+            f"the output {frames} is extended XYZ; give it a name that ends in .extxyz"
+        )
+    if not frames.parent.is_dir():
+        raise FileNotFoundError(f"the folder {frames.parent} does not exist; make it first")
+
+
 class OutputFiles:
     """Frames, table and journal of one run; a context manager that holds them open.
 
@@ -59,12 +73,7 @@ class OutputFiles:
         settings: dict[str, Any],
         restart: bool = False,
     ) -> None:
-        if frames.suffix not in _SUFFIXES:
-            raise ValueError(
-                f"the output {frames} is extended XYZ; give it a name that ends in .extxyz"
-            )
-        if not frames.parent.is_dir():
-            raise FileNotFoundError(f"the folder {frames.parent} does not exist; make it first")
+        check_output(frames)
         self.frames_path = frames
         self.table_path = frames.with_suffix(".csv")
         self.journal_path = frames.with_suffix(".progress.jsonl")

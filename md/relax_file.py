@@ -14,7 +14,7 @@ from ase.calculators.calculator import BaseCalculator, all_properties
 from mlff2d.errors import StructureError
 from mlff2d.reading import iter_structures
 
-from .output import OutputFiles
+from .output import OutputFiles, check_output
 from .relax import FAILED, FMAX, SMAX, STEPS, RelaxResult, relax
 
 
@@ -98,6 +98,7 @@ def relax_file(
     ------
     StructureError where nothing in the file can be read; as `OutputFiles` does.
     """
+    check_output(frames)
     total = _count(source)
     for path in (frames, frames.with_suffix(".csv")):
         if path.exists() and path.samefile(source):

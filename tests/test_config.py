@@ -10,6 +10,7 @@ import yaml
 from mlff2d import training
 from mlff2d.training.config import (
     ConfigError,
+    DataConfig,
     LossConfig,
     differences,
     load_config,
@@ -123,3 +124,7 @@ def test_configs_that_come_with_the_package(name):
 def test_a_loss_without_any_weight_is_refused() -> None:
     with pytest.raises(ValueError, match="every weight is zero"):
         LossConfig(energy=0, forces=0, stress=0)
+
+
+def test_a_lone_file_is_a_list_of_one() -> None:
+    assert DataConfig(files="a.extxyz").files == (Path("a.extxyz"),)

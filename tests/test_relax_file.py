@@ -307,3 +307,9 @@ def test_what_an_earlier_relaxation_or_a_database_left_does_no_harm(tmp_path) ->
         assert "relax_reason" not in frame.info
         assert (frame.info["note"], frame.info["kept"]) == ("two lines", "as it is")
         assert frame.pbc.tolist() == atoms.pbc.tolist()
+
+
+@pytest.mark.parametrize("name", [".", "out", "no/such/folder/out.extxyz"])
+def test_a_useless_output_is_refused_before_any_work(name, tmp_path) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=r"ends in \.extxyz|does not exist"):
+        relax_file(tmp_path / "not read", Path(name), Morse(), QUICK, model="m")

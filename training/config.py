@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mlff2d.errors import nearest
 
@@ -49,6 +49,11 @@ class DataConfig(_Section):
     files: Annotated[tuple[Path, ...], Field(min_length=1)]
     material_key: str = "material"
     in_memory: bool = True
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_file_is_a_list_too(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
 
 
 class FilterConfig(_Section):
