@@ -21,6 +21,7 @@ from tests.structures import random_crystal
 
 ELEMENTS = (1, 6, 16)
 CUTOFF = 3.5
+UNIVERSAL: dict = {"neighbor_exponent": 1.0, "residual": 0.5, "norm": "rms"}
 IRREPS = st.sampled_from(["0e", "0o", "1o", "1e", "2e", "2o", "3o", "3e"])
 SUMS = st.lists(st.tuples(st.integers(1, 3), IRREPS), min_size=1, max_size=6).map(
     lambda terms: "+".join(f"{mul}x{ir}" for mul, ir in terms)
@@ -48,13 +49,12 @@ def crystal(seed: int = 0) -> Graph:
 
 
 def reference_linear(
-    linear: IrrepsLinear, irreps_in: o3.Irreps, irreps_out: o3.Irreps, x: Tensor
+    linear: IrrepsLinear, irreps_in: o3.Irreps, irreps_out: o3.Irreps, x: Tensor, gain: float = 1.0
 ) -> Tensor:
-    """e3nn's linear map with the same weights, flat."""
+    """e3nn's linear map with the same weights times a gain, flat."""
     with exact():
         theirs = o3.Linear(irreps_in, irreps_out, internal_weights=False, shared_weights=True)
-    weight = [(w * math.sqrt(w.shape[0])).flatten() for w in linear.weights]
-    return theirs(x, torch.cat(weight))
+    return gain * theirs(x, torch.cat([w.flatten() for w in linear.weights]))
 
 
 def reference_layer(
@@ -68,19 +68,20 @@ def reference_layer(
     edge_index: Tensor,
 ) -> Tensor:
     """An interaction layer from the blocks of e3nn, flat."""
-    irreps_in, _ = irreps
+    irreps_in, irreps_out = irreps
     middle = layer.gate.irreps_in
     weights = radial
     for k, linear in enumerate(layer.radial.layers):
-        weights = weights @ linear.weight.T  # type: ignore[union-attr, operator]
+        weights = weights @ linear.get_parameter("weight").T / math.sqrt(weights.shape[1])
         if k < len(layer.radial.layers) - 1:
             weights = torch.nn.functional.silu(weights) * 1.6765324703310907
     up = listed(reference_linear(layer.linear_in, irreps_in, irreps_in, x), irreps_in)
     message = reference_product(
         layer.product, irreps_in, settings.l_max, up, harmonics, weights, edge_index
     )
-    message = message / math.sqrt(settings.avg_neighbors)
-    message = reference_linear(layer.linear_out, layer.product.irreps_out, middle, message)
+    message = message / settings.avg_neighbors**settings.neighbor_exponent
+    half = math.sqrt(0.5)
+    message = reference_linear(layer.linear_out, layer.product.irreps_out, middle, message, half)
     with exact():
         connection = o3.FullyConnectedTensorProduct(
             irreps_in,
@@ -89,13 +90,23 @@ def reference_layer(
             internal_weights=False,
             shared_weights=True,
         )
-    own = torch.cat(
-        [
-            (w.transpose(0, 1) * math.sqrt(w.shape[0] * w.shape[1])).flatten()
-            for w in layer.self_connection.weights
+    own = torch.cat([w.transpose(0, 1).flatten() for w in layer.self_connection.weights])
+    # e3nn counts the zeros of the one-hot element as inputs.
+    own = own * half * math.sqrt(one_hot.shape[1])
+    new = listed(message + connection(x, one_hot, own), middle)
+    if settings.norm == "rms":
+        assert layer.norm is not None
+        squares = [part.square().mean(dim=(1, 2), keepdim=True) for part in new]
+        root = (torch.stack(squares).mean(dim=0) + 0.01).sqrt()
+        new = [part / root for part in new]
+    out = layer.gate(new)
+    if settings.residual:
+        before = dict(zip([ir for _, ir in irreps_in], listed(x, irreps_in), strict=True))
+        out = [
+            before.get(ir, 0.0) + settings.residual * part
+            for (_, ir), part in zip(irreps_out, out, strict=True)
         ]
-    )
-    return flat(layer.gate(listed(message + connection(x, one_hot, own), middle)))
+    return flat(out)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +114,9 @@ def reference_layer(
     [
         config(n_layers=2, avg_neighbors=7.0),
         config("4x0e+2x0o+3x1o+2x1e+2x2e+1x2o", n_layers=6, radial_hidden=(8, 8)),
+        config(n_layers=3, avg_neighbors=7.0, norm="rms"),
+        config(n_layers=3, avg_neighbors=7.0, neighbor_exponent=1.0, residual=0.5),
+        config(n_layers=6, **UNIVERSAL),
     ],
 )
 def test_against_e3nn(settings: NequIPConfig) -> None:
@@ -127,18 +141,18 @@ def test_against_e3nn(settings: NequIPConfig) -> None:
             layer, settings, tuple(irreps), x, one_hot, harmonics, radial, graph.edge_index
         )
     hidden, last = (layer.get_parameter("weight") for layer in model.readout.layers)
-    x = torch.nn.functional.silu(x @ hidden.T) * 1.6765324703310907
-    expected = (x @ last.T).flatten()
+    x = torch.nn.functional.silu(x @ hidden.T / math.sqrt(x.shape[1])) * 1.6765324703310907
+    expected = 0.1 * (x @ last.T).flatten() / math.sqrt(x.shape[1])
     found = model(graph, edge_vec)
-    assert found.std() > 1e-3
+    assert found.std() > 1e-4
     assert torch.allclose(found, expected, rtol=0, atol=1e-10)
 
 
-def settled(text: str, l_max: int, n_layers: int) -> NequIPConfig:
+def settled(text: str, l_max: int, n_layers: int, **others: object) -> NequIPConfig:
     """The settings, or the ones that the refusals lead to."""
     for _ in range(4):
         try:
-            return config(text, l_max=l_max, n_layers=n_layers)
+            return config(text, l_max=l_max, n_layers=n_layers, **others)
         except ValueError as error:
             advice = str(error)
         if match := re.search(r"use l_max = (\d+)$", advice):
@@ -150,13 +164,19 @@ def settled(text: str, l_max: int, n_layers: int) -> NequIPConfig:
     raise AssertionError(f"no advice leads to a model: {advice}")
 
 
-@given(text=SUMS, l_max=st.integers(0, 3), n_layers=st.integers(1, 6), seed=st.integers(0, 999))
+@given(
+    text=SUMS,
+    l_max=st.integers(0, 3),
+    n_layers=st.integers(1, 6),
+    seed=st.integers(0, 999),
+    others=st.sampled_from([{}, UNIVERSAL]),
+)
 @settings(deadline=None, max_examples=25)
 def test_any_irreps_are_advised_invariant_and_pruned(
-    text: str, l_max: int, n_layers: int, seed: int
+    text: str, l_max: int, n_layers: int, seed: int, others: dict
 ) -> None:
     # Whatever is asked for, following the advice leads to a model, ...
-    model = model_of(settled(text, l_max, n_layers), seed)
+    model = model_of(settled(text, l_max, n_layers, **others), seed)
     graph = crystal(seed)
     edge_vec = graph.edge_vectors()
     energy = model(graph, edge_vec)
@@ -187,6 +207,10 @@ def test_any_irreps_are_advised_invariant_and_pruned(
         ({"cutoff": math.nan}, "cutoff must be a positive number"),
         ({"cutoff": "5"}, "cutoff must be a positive number"),
         ({"avg_neighbors": 0.0}, "avg_neighbors must be a positive number"),
+        ({"neighbor_exponent": 1.5}, "neighbor_exponent must be a number from 0 to 1, not 1.5"),
+        ({"residual": -0.5}, "residual must be a number from 0 to 1"),
+        ({"residual": math.nan}, "residual must be a number from 0 to 1"),
+        ({"norm": "layer"}, "norm must be 'none' or 'rms', not 'layer'"),
         ({"n_layers": 0}, "n_layers must be a whole number of at least 1, not 0"),
         ({"n_layers": 2.5}, "n_layers must be a whole number"),
         ({"l_max": -1}, "l_max must be a whole number of at least 0"),
@@ -218,9 +242,11 @@ def test_terms_of_one_irrep_are_joined() -> None:
     assert config("2x0e+1x1o+3x0e+2x1o").layer_irreps() == config("5x0e+3x1o").layer_irreps()
 
 
-def test_avg_neighbors_divides_the_messages() -> None:
+@pytest.mark.parametrize(("avg_neighbors", "exponent"), [(4.0, 0.5), (2.0, 1.0)])
+def test_avg_neighbors_divides_the_messages(avg_neighbors: float, exponent: float) -> None:
     graph = crystal()
-    one, four = model_of(config(avg_neighbors=1.0)), model_of(config(avg_neighbors=4.0))
+    one = model_of(config(avg_neighbors=1.0))
+    four = model_of(config(avg_neighbors=avg_neighbors, neighbor_exponent=exponent))
     expected = one(graph, graph.edge_vectors())
     assert not torch.allclose(four(graph, graph.edge_vectors()), expected, atol=1e-4)
     with torch.no_grad():
@@ -231,7 +257,7 @@ def test_avg_neighbors_divides_the_messages() -> None:
 
 
 def test_rank_of_the_self_connection() -> None:
-    settings = {"elements": tuple(range(1, 90)), "hidden_irreps": "8x0e+4x1o", "l_max": 1}
+    settings: dict = {"elements": tuple(range(1, 90)), "hidden_irreps": "8x0e+4x1o", "l_max": 1}
     full, low = model_of(config(**settings)), model_of(config(**settings, self_connection_rank=3))
     for ours, theirs in zip(full.layers, low.layers, strict=True):
         for all_elements, few in zip(
@@ -247,8 +273,26 @@ def test_rank_of_the_self_connection() -> None:
     assert abs(hydrogen - helium) > 1e-4
 
 
-def test_fades_out_at_the_cutoff_with_two_derivatives() -> None:
-    model = model_of(config())
+def test_a_lone_atom_and_the_second_derivative_with_norm_and_residual() -> None:
+    model = model_of(config(**UNIVERSAL))
+    lone = to_graph(Atoms("CC", [(0, 0, 0), (30, 0, 0)]), CUTOFF)
+    assert lone.n_edges == 0
+    energies = model(lone, lone.edge_vectors())
+    assert energies.isfinite().all()
+    assert energies[0] == energies[1]
+    pair = to_graph(Atoms("CS", [(0, 0, 0), (1.0, 1.2, 0.4)]), CUTOFF)
+
+    def energy(edge_vec: Tensor) -> Tensor:
+        return model(pair, edge_vec)
+
+    edge_vec = pair.edge_vectors().requires_grad_(True)
+    assert torch.autograd.gradcheck(energy, edge_vec)
+    assert torch.autograd.gradgradcheck(energy, edge_vec)
+
+
+@pytest.mark.parametrize("others", [{}, UNIVERSAL])
+def test_fades_out_at_the_cutoff_with_two_derivatives(others: dict) -> None:
+    model = model_of(config(**others))
 
     def energy(distance: float) -> float:
         graph = to_graph(Atoms("CS", [(0, 0, 0), (0, 0, distance)]), CUTOFF + 0.1)

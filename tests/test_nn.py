@@ -15,8 +15,15 @@ from torch import Tensor
 
 from mlff2d.nn.constant import Constant
 from mlff2d.nn.elements import ElementIndex, check_elements
-from mlff2d.nn.equivariant import ElementLinear, Gate, IrrepsLinear, SphericalHarmonics
-from mlff2d.nn.mlp import MLP, SILU_GAIN, TANH_GAIN, scaled_silu, scaled_tanh
+from mlff2d.nn.equivariant import (
+    ElementLinear,
+    Gate,
+    IrrepsLinear,
+    RMSNorm,
+    SphericalHarmonics,
+    alike,
+)
+from mlff2d.nn.mlp import MLP, SILU_GAIN, TANH_GAIN, ScaledLinear, scaled_silu, scaled_tanh
 from mlff2d.nn.radial import BesselBasis, PolynomialEnvelope
 from mlff2d.nn.scatter import segment_sum
 from mlff2d.nn.tensor_product import NeighbourTensorProduct, find_paths
@@ -165,10 +172,11 @@ def test_spherical_harmonics_against_e3nn(seed: int) -> None:
 def test_irreps_linear_against_e3nn() -> None:
     torch.manual_seed(0)
     irreps_out = o3.Irreps("4x0e+3x1e+6x2e")
-    ours = IrrepsLinear(MIXED, irreps_out).double()
+    ours = IrrepsLinear(MIXED, irreps_out, gain=0.7).double()
     with exact():
         theirs = o3.Linear(MIXED, irreps_out, internal_weights=False, shared_weights=True)
-    weight = torch.cat([(w * math.sqrt(w.shape[0])).flatten() for w in ours.weights])
+    # e3nn scales its weights to a gain of 1 when it uses them.
+    weight = torch.cat([w.flatten() for w in ours.weights]) * 0.7
     x = random_features(MIXED, 6)
     assert torch.allclose(flat(ours(x)), theirs(flat(x), weight), rtol=0, atol=1e-10)
     with pytest.raises(ValueError, match="3o is not among"):
@@ -194,9 +202,9 @@ def test_element_linear_against_e3nn(rank: int) -> None:
             internal_weights=False,
             shared_weights=True,
         )
-    weight = torch.cat(
-        [(w.transpose(0, 1) * math.sqrt(w.shape[0] * w.shape[1])).flatten() for w in ours.weights]
-    )
+    weight = torch.cat([w.transpose(0, 1).flatten() for w in ours.weights])
+    if not rank:  # e3nn counts the zeros of the one-hot element as inputs
+        weight = weight * math.sqrt(n_elements)
     x = random_features(MIXED, 8)
     element = torch.tensor([0, 1, 2, 3, 4, 0, 1, 3])
     found = ours(x, element)
@@ -205,6 +213,55 @@ def test_element_linear_against_e3nn(rank: int) -> None:
     assert expected[-1].abs().max() == 0.0
     present = [part for part in found if part is not None]
     assert torch.allclose(flat(present), flat(expected[:-1]), rtol=0, atol=1e-10)
+
+
+def test_scaled_linear_changes_by_the_same_fraction_whatever_its_width() -> None:
+    # Adam's first step moves every weight by the learning rate.
+    for n_in in (4, 256):
+        torch.manual_seed(0)
+        linear = ScaledLinear(n_in, 2000)
+        x = torch.randn(n_in)
+        before = linear(x)
+        with torch.no_grad():
+            linear.weight.add_(torch.randn(2000, n_in).sign(), alpha=0.01)
+        change = (linear(x) - before).norm() / before.norm()
+        assert float(change.detach()) == pytest.approx(0.01, rel=0.1)
+
+
+def test_alike_rows_share_half_the_variance() -> None:
+    torch.manual_seed(0)
+    rows = alike(4, 200, 100).flatten(1).double()
+    expected = 0.5 * torch.ones(4, 4, dtype=torch.float64) + 0.5 * torch.eye(4, dtype=torch.float64)
+    assert rows @ rows.T / rows.shape[1] == pytest.approx(expected, abs=0.03)
+
+
+@given(size=st.floats(-6.0, 6.0), seed=st.integers(0, 99))
+def test_rms_norm_of_features_of_any_size(size: float, seed: int) -> None:
+    norm = RMSNorm(MIXED).double()
+    x = random_features(MIXED, 5, seed)
+    scale = torch.linspace(1.0, 3.0, 5, dtype=torch.float64)[:, None, None] * 10**size
+    found = norm([part * scale for part in x])
+    for atom in range(5):
+        balanced = np.mean([part[atom].square().mean() for part in x]) * float(scale[atom]) ** 2
+        expected = [part[atom] * scale[atom] / math.sqrt(balanced + 0.01) for part in x]
+        for part, wanted in zip(found, expected, strict=True):
+            assert part[atom].detach().numpy() == pytest.approx(wanted.numpy(), abs=1e-10)
+    with torch.no_grad():
+        norm.weights[2][1] = 0.0
+    changed = norm([part * scale for part in x])
+    assert (changed[2][:, :, 1] == 0).all()
+    assert torch.equal(changed[2][:, :, 0], found[2][:, :, 0])
+
+
+def test_rms_norm_of_zero() -> None:
+    norm = RMSNorm(MIXED).double()
+    x = [torch.zeros_like(part).requires_grad_(True) for part in random_features(MIXED, 2)]
+    found = norm(x)
+    slopes = torch.autograd.grad(flat(found).sum(), x, create_graph=True)
+    (curvature,) = torch.autograd.grad(flat(list(slopes)).square().sum(), x[:1])
+    assert all((part == 0).all() for part in found)
+    assert all((slope == 10.0).all() for slope in slopes)
+    assert (curvature == 0).all()
 
 
 @pytest.mark.parametrize("text", ["8x0e", "5x0e+2x0o", "4x0e+3x1o", str(MIXED)])

@@ -54,8 +54,19 @@ def _raising(degree: int) -> Constant:
     return Constant((matrix * math.sqrt(2 * degree + 1) / along).flatten(0, 1))
 
 
+def alike(n: int, *shape: int) -> Tensor:
+    """(n, *shape) random numbers of unit variance, of which rows share half the variance.
+
+    For parameters of each element. With independent rows whatever is learnt of one element says
+    nothing of the others; with a common part they learn together what they have in common.
+    """
+    return (torch.randn(1, *shape) + torch.randn(n, *shape)) * math.sqrt(0.5)
+
+
 class IrrepsLinear(nn.Module):
     """A linear map between features, which mixes only channels of the same irrep.
+
+    As in e3nn, weights are of unit variance and scaled when they are used; see `ScaledLinear`.
 
     Parameters
     ----------
@@ -63,20 +74,22 @@ class IrrepsLinear(nn.Module):
         Each irrep once. An output irrep that the input lacks is an error of the caller
         (ValueError).
     gain
-        Standard deviation of the output for input of unit variance.
+        Standard deviation of the output for input of unit variance, at the start.
     """
 
     def __init__(self, irreps_in: o3.Irreps, irreps_out: o3.Irreps, gain: float = 1.0) -> None:
         super().__init__()
         self.sources = [_position(irreps_in, ir) for _, ir in irreps_out]
         self.weights = nn.ParameterList(
-            torch.randn(irreps_in[k].mul, mul) * (gain / math.sqrt(irreps_in[k].mul))
+            torch.randn(irreps_in[k].mul, mul)
             for k, (mul, _) in zip(self.sources, irreps_out, strict=True)
         )
+        self.factors = [gain / math.sqrt(irreps_in[k].mul) for k in self.sources]
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
         """List of (N, 2l+1, C_in) -> list of (N, 2l+1, C_out)."""
-        return [x[k] @ weight for k, weight in zip(self.sources, self.weights, strict=True)]
+        parts = zip(self.sources, self.weights, self.factors, strict=True)
+        return [x[k] @ (weight * factor) for k, weight, factor in parts]
 
 
 class ElementLinear(nn.Module):
@@ -95,7 +108,7 @@ class ElementLinear(nn.Module):
     rank
         Number of attributes, 0 for one matrix for each element.
     gain
-        Standard deviation of the output for input of unit variance.
+        Standard deviation of the output for input of unit variance, at the start.
     """
 
     def __init__(
@@ -109,17 +122,21 @@ class ElementLinear(nn.Module):
         super().__init__()
         present = {ir: k for k, (_, ir) in enumerate(irreps_in)}
         self.sources = [present.get(ir) for _, ir in irreps_out]
-        self.attributes = nn.Parameter(torch.randn(n_elements, rank)) if rank else None
+        self.attributes = nn.Parameter(alike(n_elements, rank)) if rank else None
         self.weights = nn.ParameterList()
+        self.factors: list[float] = []
         for k, (mul, _) in zip(self.sources, irreps_out, strict=True):
             if k is not None:
                 n_in = irreps_in[k].mul
-                std = gain / math.sqrt(n_in * max(rank, 1))
-                self.weights.append(torch.randn(rank or n_elements, n_in, mul) * std)
+                shape = (n_in, mul)
+                self.weights.append(
+                    torch.randn(rank, *shape) if rank else alike(n_elements, *shape)
+                )
+                self.factors.append(gain / math.sqrt(n_in * max(rank, 1)))
 
     def forward(self, x: list[Tensor], element: Tensor) -> list[Tensor | None]:
         """List of (N, 2l+1, C_in) and (N,) row numbers -> list of (N, 2l+1, C_out) or None."""
-        weights = iter(self.weights)
+        weights = iter(zip(self.weights, self.factors, strict=True))
         attributes = None
         if self.attributes is not None:
             attributes = self.attributes.index_select(0, element)
@@ -128,13 +145,42 @@ class ElementLinear(nn.Module):
             if k is None:
                 out.append(None)
                 continue
-            weight = next(weights)
+            weight, factor = next(weights)
+            source = x[k] * factor
             if attributes is None:
-                out.append(x[k] @ weight.index_select(0, element))
+                out.append(source @ weight.index_select(0, element))
             else:
-                pairs = attributes[:, None, :, None] * x[k].unsqueeze(2)
+                pairs = attributes[:, None, :, None] * source.unsqueeze(2)
                 out.append(pairs.flatten(2) @ weight.flatten(0, 1))
         return out
+
+
+class RMSNorm(nn.Module):
+    """Features of an atom divided by their root mean square, times a learnt scale of each channel.
+
+    One root for all irreps, each of which counts the same. An irrep that a symmetry of the
+    surroundings makes zero then stays small near there; a root of its own would blow it up.
+
+    Zhang and Sennrich, "Root mean square layer normalization", NeurIPS 2019.
+
+    Parameters
+    ----------
+    irreps
+        Of the features, each irrep once.
+    """
+
+    epsilon = 1e-2
+    """Added to the mean square, so that features of zero have a finite slope."""
+
+    def __init__(self, irreps: o3.Irreps) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(torch.ones(mul) for mul, _ in irreps)
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        """List of (N, 2l+1, C) -> the same."""
+        squares = [part.square().mean(dim=(1, 2), keepdim=True) for part in x]
+        inverse = torch.rsqrt(torch.stack(squares).mean(dim=0) + self.epsilon)
+        return [part * (inverse * w) for part, w in zip(x, self.weights, strict=True)]
 
 
 class Gate(nn.Module):

@@ -26,11 +26,35 @@ def scaled_tanh(x: Tensor) -> Tensor:
     return torch.tanh(x) * TANH_GAIN
 
 
+class ScaledLinear(nn.Module):
+    """A linear map without bias whose weights are of unit variance and scaled when they are used.
+
+    y = gain / sqrt(n_in) W x. An optimiser that moves every weight by about the learning rate,
+    as Adam does, then changes all layers by the same fraction, however many inputs they have.
+
+    Parameters
+    ----------
+    n_in, n_out
+        Channels.
+    gain
+        Standard deviation of the output for input of unit variance, at the start.
+    """
+
+    def __init__(self, n_in: int, n_out: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_out, n_in))
+        self.factor = gain / math.sqrt(n_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n_in) -> (..., n_out)."""
+        return torch.nn.functional.linear(x, self.weight * self.factor)
+
+
 class MLP(nn.Module):
     """Linear layers without bias, with a scaled SiLU between them.
 
     Without bias zero goes in, zero comes out: what an envelope brought to zero stays there.
-    Weights are drawn such that input of second moment 1 gives output of second moment gain^2.
+    At the start input of second moment 1 gives output of second moment gain^2.
 
     Parameters
     ----------
@@ -47,13 +71,9 @@ class MLP(nn.Module):
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"an MLP needs at least two positive sizes, not {tuple(sizes)}")
         self.layers = nn.ModuleList(
-            nn.Linear(n_in, n_out, bias=False) for n_in, n_out in pairwise(sizes)
+            ScaledLinear(n_in, n_out, gain if k == len(sizes) - 2 else 1.0)
+            for k, (n_in, n_out) in enumerate(pairwise(sizes))
         )
-        with torch.no_grad():
-            for k, layer in enumerate(self.layers):
-                std = 1.0 / math.sqrt(sizes[k])
-                layer.get_parameter("weight").normal_(std=std)
-            self.layers[-1].get_parameter("weight").mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., sizes[0]) -> (..., sizes[-1])."""
