@@ -45,7 +45,8 @@ class MLFF2DCalculator(Calculator):
         for slabs only
     virial : (3, 3) dE/dstrain in eV
 
-    A fully periodic cell with an empty layer of 4.5 Å or more is a slab; see `mlff2d.slab`.
+    A fully periodic cell with an empty layer of 4.5 Å or more along exactly one axis is a slab; see
+    `mlff2d.slab`.
 
     Raises
     ------

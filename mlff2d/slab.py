@@ -20,7 +20,7 @@ Array = NDArray[np.floating]
 Mask = NDArray[np.bool_]
 
 MIN_VACUUM = 4.5
-"""Å. A fully periodic structure with an empty layer at least this thick is a slab.
+"""Å. A fully periodic structure with an empty layer this thick along one axis is a slab.
 
 Wider than the van der Waals gaps of layered crystals (2.8 to 4.2 Å between nuclei).
 """
