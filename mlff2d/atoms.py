@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from ase import Atoms
@@ -10,7 +12,7 @@ from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from mlff2d import slab
-from mlff2d.errors import StructureError
+from mlff2d.errors import StructureError, nearest
 from mlff2d.graph import Graph, Labels
 from mlff2d.neighbors import Edges, neighbor_list
 
@@ -56,18 +58,21 @@ def canonical_slab(atoms: Atoms) -> slab.Slab:
     return slab.canonical(atoms.positions, atoms.cell.array, atoms.pbc)
 
 
-def to_graph(atoms: Atoms, cutoff: float) -> Graph:
+def to_graph(atoms: Atoms, cutoff: float, state: Sequence[str] = ()) -> Graph:
     """A graph of one structure in float64, a slab in canonical form.
 
-    Raises StructureError for anything `check` refuses and for atoms on top of each other.
+    `state` names the entries of `atoms.info` that make the graph's state. Raises StructureError for
+    anything `check` refuses, for atoms on top of each other and for a state that is not there.
     """
     canonical = canonical_slab(atoms)
     edges = neighbor_list(canonical.pos, atoms.cell.array, canonical.pbc, cutoff)
-    return graph_from_edges(atoms, canonical, edges)
+    return graph_from_edges(atoms, canonical, edges, state)
 
 
-def graph_from_edges(atoms: Atoms, canonical: slab.Slab, edges: Edges) -> Graph:
-    """A float64 graph from edges already found. Raises StructureError for overlapping atoms."""
+def graph_from_edges(
+    atoms: Atoms, canonical: slab.Slab, edges: Edges, state: Sequence[str] = ()
+) -> Graph:
+    """A float64 graph from edges already found. Raises StructureError as `to_graph` does."""
     edge_index, edge_shift = edges
     graph = Graph(
         z=torch.from_numpy(atoms.numbers.astype(np.int64)),
@@ -77,9 +82,25 @@ def graph_from_edges(atoms: Atoms, canonical: slab.Slab, edges: Edges) -> Graph:
         edge_index=torch.from_numpy(edge_index),
         edge_shift=torch.from_numpy(edge_shift),
         batch=torch.zeros(len(atoms), dtype=torch.int64),
+        state=torch.tensor([[info_number(atoms, key) for key in state]], dtype=torch.float64),
     )
     _refuse_overlap(atoms, graph)
     return graph
+
+
+def info_number(atoms: Atoms, key: str) -> float:
+    """A finite number of `atoms.info`. Raises StructureError where it is missing or none."""
+    if key not in atoms.info:
+        raise StructureError(
+            f"info has no {key!r}, which the model needs.{nearest(key, map(str, atoms.info))}"
+        )
+    try:
+        number = float(atoms.info[key])
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise StructureError(f"info[{key!r}] is {atoms.info[key]!r}, not a finite number")
+    return number
 
 
 def _refuse_overlap(atoms: Atoms, graph: Graph) -> None:

@@ -101,7 +101,8 @@ class MLFF2DCalculator(Calculator):
         self.potential.check_elements(atoms.numbers)
         cell = atoms.cell.array
         edges = self._skin_list.get(canonical.pos, cell, canonical.pbc)
-        graph = graph_from_edges(atoms, canonical, edges).to(self.device, self.dtype)
+        graph = graph_from_edges(atoms, canonical, edges, self.potential.model.state)
+        graph = graph.to(self.device, self.dtype)
         prediction = self.potential(graph, create_graph=False)
         assert prediction.forces is not None
         assert prediction.virial is not None

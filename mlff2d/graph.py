@@ -33,6 +33,9 @@ class Graph:
         Cell shift of the neighbour: edge vector = pos[j] + shift @ cell - pos[i].
     batch : (N,) int64
         Structure of each atom, ascending from 0.
+    state : (S, K)
+        What is imposed on a structure as a whole (a temperature, a pressure, ...), for models that
+        take it in; K is 0 for all others, and where it is left out.
     """
 
     z: Tensor
@@ -42,6 +45,11 @@ class Graph:
     edge_index: Tensor
     edge_shift: Tensor
     batch: Tensor
+    state: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.state is None:
+            object.__setattr__(self, "state", self.pos.new_zeros(self.cell.shape[0], 0))
 
     @property
     def n_atoms(self) -> int:
@@ -147,6 +155,7 @@ def collate(graphs: Sequence[Graph]) -> Graph:
         edge_index=torch.cat(edge_index, dim=1),
         edge_shift=torch.cat([g.edge_shift for g in graphs]),
         batch=torch.cat(batch),
+        state=torch.cat([g.state for g in graphs]),
     )
 
 
@@ -178,6 +187,7 @@ def split(graph: Graph) -> list[Graph]:
                 edge_index=graph.edge_index[:, edges] - first,
                 edge_shift=graph.edge_shift[edges],
                 batch=torch.zeros_like(graph.batch[atoms]),
+                state=graph.state[s : s + 1],
             )
         )
         first += n

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mlff2d.atoms import symbols
 from mlff2d.errors import StructureError
 from mlff2d.graph import Graph
+from mlff2d.models.base import EnergyModel
 from mlff2d.nn.scatter import segment_sum
 from mlff2d.priors import ZBL, ReferenceEnergies
 from mlff2d.slab import batched_projector
@@ -46,7 +47,7 @@ class Potential(nn.Module):
 
     Parameters
     ----------
-    model : a module with `cutoff` and `forward(graph, edge_vec) -> (N,)`
+    model : of the energies of atoms
     references : energies in eV by atomic number; its keys are the elements the potential knows
     scale : eV for one unit of the model's output
     zbl : add the repulsion of nuclei at short range
@@ -54,7 +55,7 @@ class Potential(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: EnergyModel,
         references: dict[int, float],
         scale: float = 1.0,
         zbl: bool = False,
@@ -68,7 +69,7 @@ class Potential(nn.Module):
     @property
     def cutoff(self) -> float:
         """Å."""
-        return float(self.model.cutoff)  # type: ignore[arg-type]
+        return self.model.cutoff
 
     @property
     def elements(self) -> tuple[int, ...]:

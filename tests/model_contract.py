@@ -14,11 +14,12 @@ from ase.build import bulk, molecule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlff2d.atoms import to_graph
 from mlff2d.graph import Graph, collate
 from mlff2d.models import build_model, model_config, model_name
+from mlff2d.models.base import EnergyModel
 from tests.potentials import SMALL
 from tests.structures import mos2, random_crystal
 
@@ -29,7 +30,7 @@ seeds = st.integers(0, 2**31)
 
 
 @lru_cache
-def small_model(name: str) -> nn.Module:
+def small_model(name: str) -> EnergyModel:
     """A float64 model with random weights; no test changes it."""
     torch.manual_seed(7)
     return build_model(name, SMALL[name]).double().eval()
@@ -51,18 +52,18 @@ def system(kind: str) -> Atoms:
     return atoms
 
 
-def graph_of(atoms: Atoms, model: nn.Module) -> Graph:
+def graph_of(atoms: Atoms, model: EnergyModel) -> Graph:
     """The float64 graph at the model's cutoff."""
     return to_graph(atoms, model.cutoff)
 
 
-def energies(model: nn.Module, graph: Graph) -> Tensor:
+def energies(model: EnergyModel, graph: Graph) -> Tensor:
     """(N,) without gradient."""
     with torch.no_grad():
         return model(graph, graph.edge_vectors())
 
 
-def pair_forces(model: nn.Module, graph: Graph) -> tuple[Tensor, Tensor]:
+def pair_forces(model: EnergyModel, graph: Graph) -> tuple[Tensor, Tensor]:
     """(N,) energies and the (E, 3) gradient of their sum by the edge vectors, with graph."""
     edge_vec = graph.edge_vectors().requires_grad_(True)
     energy = model(graph, edge_vec)
@@ -70,7 +71,7 @@ def pair_forces(model: nn.Module, graph: Graph) -> tuple[Tensor, Tensor]:
     return energy, gradient
 
 
-def forces_of(model: nn.Module, atoms: Atoms) -> np.ndarray:
+def forces_of(model: EnergyModel, atoms: Atoms) -> np.ndarray:
     """(N, 3) forces on the atoms."""
     graph = graph_of(atoms, model)
     graph.pos.requires_grad_(True)
@@ -79,7 +80,7 @@ def forces_of(model: nn.Module, atoms: Atoms) -> np.ndarray:
     return np.zeros((len(atoms), 3)) if gradient is None else -gradient.numpy()
 
 
-def separated(model: nn.Module, distance: float) -> tuple[Atoms, Atoms, Atoms]:
+def separated(model: EnergyModel, distance: float) -> tuple[Atoms, Atoms, Atoms]:
     """A molecule, another, and both, at least `distance` apart."""
     a, b = molecule("CH3SH"), molecule("SH2")
     b.positions[:, 0] += a.positions[:, 0].max() - b.positions[:, 0].min() + distance
@@ -109,6 +110,20 @@ class ModelContract:
         # The other tests show nothing of a model that feels nothing.
         _, gradient = pair_forces(model, graph)
         assert gradient.abs().max() > 1e-4
+
+    @pytest.mark.parametrize("kind", SYSTEMS)
+    def test_features_tell_atoms_apart_and_are_invariant(self, name: str, kind: str) -> None:
+        model, atoms = small_model(name), system(kind)
+        graph = graph_of(atoms, model)
+        rotation = torch.from_numpy(Rotation.random(rng=3).as_matrix())
+        with torch.no_grad():
+            found = model.features(graph, graph.edge_vectors())
+            turned = model.features(graph, graph.edge_vectors() @ rotation.T)
+        assert found.shape == (len(atoms), model.n_features)
+        assert found.isfinite().all()
+        assert close(turned, found)
+        if kind == "slab":
+            assert len(torch.unique(found.round(decimals=8), dim=0)) == len(atoms)
 
     @pytest.mark.parametrize("kind", SYSTEMS)
     @given(seed=seeds, mirrored=st.booleans())
@@ -253,6 +268,8 @@ class ModelContract:
 
     def test_far_apart_is_the_sum_of_the_parts(self, name: str) -> None:
         model = small_model(name)
+        if not model.is_local:
+            pytest.skip("a global state feels everything")
         a, b, both = separated(model, model.cutoff + 0.1)
         expected = torch.cat([energies(model, graph_of(part, model)) for part in (a, b)])
         assert close(energies(model, graph_of(both, model)), expected)

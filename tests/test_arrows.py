@@ -20,7 +20,7 @@ ORDER = [
     ["mlff2d.priors"],
     ["mlff2d.potential"],
     ["mlff2d.checkpoint"],
-    ["mlff2d.calculator"],
+    ["mlff2d.calculator", "mlff2d.importers"],
     ["mlff2d.training", "mlff2d.md"],
     ["mlff2d.cli"],
 ]

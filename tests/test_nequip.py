@@ -210,7 +210,7 @@ def test_any_irreps_are_advised_invariant_and_pruned(
         ({"neighbor_exponent": 1.5}, "neighbor_exponent must be a number from 0 to 1, not 1.5"),
         ({"residual": -0.5}, "residual must be a number from 0 to 1"),
         ({"residual": math.nan}, "residual must be a number from 0 to 1"),
-        ({"norm": "layer"}, "norm must be 'none' or 'rms', not 'layer'"),
+        ({"norm": "layer"}, "norm is 'layer', which is no choice. Valid: none, rms"),
         ({"n_layers": 0}, "n_layers must be a whole number of at least 1, not 0"),
         ({"n_layers": 2.5}, "n_layers must be a whole number"),
         ({"l_max": -1}, "l_max must be a whole number of at least 0"),

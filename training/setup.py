@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from mlff2d.atoms import symbols
 from mlff2d.devices import pick_device
 from mlff2d.models import REGISTRY, build_model
+from mlff2d.models.base import EnergyModel
 from mlff2d.potential import Potential
 
 from .batches import pack
@@ -89,7 +89,7 @@ def prepare(config: Config) -> Run:
     if train.deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    cutoff = float(_build(config, {}).cutoff)  # type: ignore[arg-type]
+    cutoff = _build(config, {}).cutoff
 
     path, conversion = convert_cached(
         config.data.files, config.run_dir.parent, config.data.material_key
@@ -100,7 +100,7 @@ def prepare(config: Config) -> Run:
     references = fit_references(data, split.train)
     torch.manual_seed(config.seed)
     model = _build(config, data_settings(data, split.train))
-    refuse_elements(model.config.elements, references)  # type: ignore[arg-type, union-attr]
+    refuse_elements(model.config.elements, references)
     scale = fit_scale(data, split.train, references)
     potential = Potential(model, references, scale=scale, zbl=config.priors.zbl)
     potential = potential.to(device=device, dtype=getattr(torch, train.dtype)).train()
@@ -124,7 +124,7 @@ def data_settings(data: Dataset, ids: NDArray[np.int64]) -> dict[str, Any]:
     }
 
 
-def _build(config: Config, derived: dict[str, Any]) -> nn.Module:
+def _build(config: Config, derived: dict[str, Any]) -> EnergyModel:
     """The model, with those of the derived settings that it has and that are not given."""
     name, given = config.model.name, config.model.settings()
     fields = REGISTRY[name].Config.__dataclass_fields__ if name in REGISTRY else {}

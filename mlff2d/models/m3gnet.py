@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlff2d.graph import Graph
+from mlff2d.models.base import EnergyModel, check_counts, check_flags, check_positive
 from mlff2d.nn.bessel import SmoothRadialBasis, SphericalBesselBasis
 from mlff2d.nn.elements import ElementIndex, check_elements
 from mlff2d.nn.gated import GatedMLP, PairGatedMLP
@@ -63,14 +64,14 @@ class M3GNetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", check_elements(self.elements))
-        if not 0.0 < self.threebody_cutoff <= self.cutoff < math.inf:
+        check_positive(self, cutoff="in Å, such as 5.0", threebody_cutoff="in Å, such as 4.0")
+        if self.threebody_cutoff > self.cutoff:
             raise ValueError(
-                f"threebody_cutoff ({self.threebody_cutoff} Å) must be positive and at most the "
-                f"cutoff ({self.cutoff} Å), which must be finite"
+                f"threebody_cutoff ({self.threebody_cutoff} Å) must be at most the cutoff; "
+                f"use {self.cutoff}"
             )
-        for name in ("n_radial", "max_l", "channels", "n_blocks", "depth"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_counts(self, 1, "n_radial", "max_l", "channels", "n_blocks", "depth")
+        check_flags(self, "smooth")
 
 
 class M3GNetBlock(nn.Module):
@@ -117,7 +118,7 @@ class M3GNetBlock(nn.Module):
         return nodes + segment_sum(message, edge_index[0], nodes.shape[0]), edges  # eq. 5
 
 
-class M3GNet(nn.Module):
+class M3GNet(EnergyModel):
     """The energy model. See `M3GNetConfig` for the settings.
 
     Without global state; the energies per atom are of dimension one. Radial and three-body
@@ -131,7 +132,7 @@ class M3GNet(nn.Module):
         super().__init__()
         self.config = config
         self.cutoff = float(config.cutoff)
-        c = config.channels
+        self.n_features = c = config.channels
         self.element_index = ElementIndex(config.elements)
         self.embedding = nn.Embedding(len(config.elements), c)
         self.radial: SmoothRadialBasis | SphericalBesselBasis
@@ -151,21 +152,8 @@ class M3GNet(nn.Module):
         )
         self.readout = GatedMLP([c] * (config.depth + 1) + [1], activate_last=False)
 
-    def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
-        """Energies of the atoms.
-
-        Parameters
-        ----------
-        graph
-            Of atoms that are among the config's elements; edges longer than the cutoff count for
-            nothing.
-        edge_vec : (E, 3)
-            Vectors from receiver to neighbour in Å, none of length zero.
-
-        Returns
-        -------
-        (N,)
-        """
+    def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+        """Features of the atoms after the last block: (E, 3) in Å -> (N, channels)."""
         r = edge_vec.norm(dim=-1)
         near = self.threebody(edge_vec, r, graph.edge_index, graph.n_atoms)
         # Orthonormal in the sphere; so scaled, of mean square 1, as the layers after it expect.
@@ -174,4 +162,4 @@ class M3GNet(nn.Module):
         edges = silu(self.edge_embedding(radial))
         for block in self.blocks:
             nodes, edges = block(nodes, edges, radial, graph.edge_index, near)
-        return self.readout(nodes).squeeze(-1)
+        return nodes

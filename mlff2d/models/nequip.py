@@ -16,6 +16,14 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from mlff2d.graph import Graph
+from mlff2d.models.base import (
+    EnergyModel,
+    check_between,
+    check_choice,
+    check_counts,
+    check_positive,
+    check_sizes,
+)
 from mlff2d.nn.elements import ElementIndex, check_elements
 from mlff2d.nn.equivariant import (
     ElementLinear,
@@ -92,33 +100,13 @@ class NequIPConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", check_elements(self.elements))
-        for name, least in (
-            ("n_layers", 1),
-            ("l_max", 0),
-            ("n_bessel", 1),
-            ("envelope_p", 2),
-            ("self_connection_rank", 0),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {least}, not {value!r}"
-                )
-        for name, usual in (("cutoff", "in Å, such as 5.0"), ("avg_neighbors", "such as 20.0")):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0.0 < value < math.inf:
-                raise ValueError(f"{name} must be a positive number {usual}, not {value!r}")
-        for name in ("neighbor_exponent", "residual"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} must be a number from 0 to 1, not {value!r}")
-        if self.norm not in NORMS:
-            raise ValueError(f"norm must be {' or '.join(map(repr, NORMS))}, not {self.norm!r}")
-        object.__setattr__(self, "radial_hidden", tuple(self.radial_hidden))
-        if not all(isinstance(n, int) and n > 0 for n in self.radial_hidden):
-            raise ValueError(
-                f"radial_hidden must be positive sizes such as (64, 64), not {self.radial_hidden}"
-            )
+        check_counts(self, 1, "n_layers", "n_bessel")
+        check_counts(self, 0, "l_max", "self_connection_rank")
+        check_counts(self, 2, "envelope_p")
+        check_positive(self, cutoff="in Å, such as 5.0", avg_neighbors="such as 20.0")
+        check_between(self, 0.0, 1.0, "neighbor_exponent", "residual")
+        check_choice(self, "norm", NORMS)
+        check_sizes(self, "radial_hidden")
         self.layer_irreps()
 
     def layer_irreps(self) -> list[o3.Irreps]:
@@ -191,7 +179,7 @@ def _readable_part(text: str) -> str:
     return joined or EXAMPLE
 
 
-class NequIP(nn.Module):
+class NequIP(EnergyModel):
     """Energies of atoms from equivariant messages between neighbours.
 
     Features start as a learnt vector of each element and pass through interaction layers; a small
@@ -205,7 +193,7 @@ class NequIP(nn.Module):
         self.config = config
         self.cutoff = float(config.cutoff)
         outputs = config.layer_irreps()
-        n_scalars = outputs[-1][0].mul
+        self.n_features = n_scalars = outputs[-1][0].mul
         self.element_index = ElementIndex(config.elements)
         self.embedding = nn.Parameter(alike(len(config.elements), n_scalars))
         self.basis = BesselBasis(config.n_bessel, config.cutoff)
@@ -219,8 +207,8 @@ class NequIP(nn.Module):
         # Random messages have steep energies; start close to the reference energies instead.
         self.readout = MLP((n_scalars, max(n_scalars // 2, 1), 1), gain=0.1)
 
-    def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
-        """(E, 3) edge vectors from receiver to neighbour in Å -> (N,) energies of dimension one."""
+    def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+        """Scalars that the last layer leaves: (E, 3) edge vectors in Å -> (N, F)."""
         element = self.element_index(graph.z)
         r = torch.linalg.vector_norm(edge_vec, dim=1)
         harmonics = self.harmonics(edge_vec / r.unsqueeze(1))
@@ -230,7 +218,7 @@ class NequIP(nn.Module):
         x = [self.embedding.index_select(0, element).unsqueeze(1)]
         for layer in self.layers:
             x = layer(x, element, harmonics, radial, graph.edge_index)
-        return self.readout(x[0]).flatten()
+        return x[0].squeeze(1)
 
 
 class InteractionLayer(nn.Module):

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mlff2d.nn.constant import Constant
+
 
 class BesselBasis(nn.Module):
     """Radial Bessel functions, the l = 0 solutions of Helmholtz's equation in a sphere.
@@ -69,3 +71,43 @@ class PolynomialEnvelope(nn.Module):
         x = x.clamp(max=1.0)
         tail = (p + 1) * (p + 2) / 2 - p * (p + 2) * x + p * (p + 1) / 2 * x * x
         return 1.0 - x**p * tail
+
+
+class GaussianBasis(nn.Module):
+    """Gaussians on an even grid, exp(-gamma (r - mu_k)^2), mu_k from `start` to `stop`.
+
+    Schütt et al., "SchNet", NeurIPS 2017, section 4; Xie and Grossman, Phys. Rev. Lett. 120,
+    145301 (2018). They do not end anywhere: multiply by an envelope.
+
+    Parameters
+    ----------
+    n_basis
+        Number of Gaussians, at least 2.
+    start, stop
+        First and last centre, in Å.
+    gamma
+        In Å^-2; None for 1 / (2 d^2), with d the distance of two centres.
+    """
+
+    def __init__(self, n_basis: int, start: float, stop: float, gamma: float | None = None) -> None:
+        super().__init__()
+        if n_basis < 2 or not start < stop:
+            raise ValueError(
+                f"a Gaussian basis has at least 2 centres from a lower to a higher distance, not "
+                f"{n_basis} from {start} to {stop}"
+            )
+        self.centres = Constant(torch.linspace(start, stop, n_basis, dtype=torch.float64))
+        self.gamma = 0.5 * ((n_basis - 1) / (stop - start)) ** 2 if gamma is None else float(gamma)
+
+    def forward(self, r: Tensor) -> Tensor:
+        """(...) -> (..., n_basis)."""
+        return torch.exp(-self.gamma * (r.unsqueeze(-1) - self.centres(r)).square())
+
+
+def cosine_cutoff(r: Tensor, cutoff: float) -> Tensor:
+    """Behler's cutoff function (1 + cos(pi r / c)) / 2, zero beyond c, of any shape.
+
+    Behler, J. Chem. Phys. 134, 074106 (2011), eq. 4. Value and slope are continuous at the cutoff,
+    the curvature jumps.
+    """
+    return 0.5 * (1.0 + torch.cos(math.pi / cutoff * r.clamp(max=cutoff)))

@@ -1,0 +1,124 @@
+"""What every energy model is, and the checks that their settings share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from mlff2d.errors import nearest
+from mlff2d.graph import Graph
+
+
+class EnergyModel(nn.Module):
+    """A model of the energies of atoms; a subclass a file, its settings a frozen dataclass.
+
+    A subclass sets `config`, `cutoff`, `n_features` and `readout` when it is made, and defines
+    `features`. Its energies are of dimension one; units, forces, stress, reference energies and
+    slabs are `Potential`'s business.
+
+    Attributes
+    ----------
+    Config
+        Class of the settings; it refuses values that make no model, with a ValueError.
+    config
+        The settings.
+    cutoff
+        Edges within it are felt, in Å.
+    n_features
+        F, the invariant features of an atom that the energy is read from.
+    state
+        Entries of `atoms.info` that the model takes in as the graph's state.
+    is_local
+        Whether an atom feels only what is near. Only then the energy of two parts far from each
+        other is the sum of theirs.
+    """
+
+    Config: ClassVar[type[Any]]
+    is_local: ClassVar[bool] = True
+
+    config: Any
+    cutoff: float
+    n_features: int
+    state: tuple[str, ...] = ()
+    readout: nn.Module
+
+    def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+        """Invariant features of the atoms: (E, 3) edge vectors in Å -> (N, F)."""
+        raise NotImplementedError
+
+    def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+        """Energies of the atoms.
+
+        Parameters
+        ----------
+        graph
+            Of atoms that are among the config's elements; edges longer than the cutoff count for
+            nothing.
+        edge_vec : (E, 3)
+            Vectors from receiver to neighbour in Å, none of length zero.
+
+        Returns
+        -------
+        (N,)
+        """
+        return self.readout(self.features(graph, edge_vec)).squeeze(-1)
+
+
+def check_counts(config: object, least: int, *names: str) -> None:
+    """Raise ValueError unless these settings are whole numbers of at least `least`."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
+
+def check_positive(config: object, **usual: str) -> None:
+    """Raise ValueError unless these settings are positive, finite numbers.
+
+    For each a word about what is usual, for the message: `cutoff="in Å, such as 5.0"`.
+    """
+    for name, example in usual.items():
+        value = getattr(config, name)
+        if not _is_number(value) or not 0.0 < value < math.inf:
+            raise ValueError(f"{name} must be a positive number {example}, not {value!r}")
+
+
+def check_between(config: object, low: float, high: float, *names: str) -> None:
+    """Raise ValueError unless these settings are numbers from `low` to `high`."""
+    for name in names:
+        value = getattr(config, name)
+        if not _is_number(value) or not low <= value <= high:
+            raise ValueError(f"{name} must be a number from {low:g} to {high:g}, not {value!r}")
+
+
+def check_flags(config: object, *names: str) -> None:
+    """Raise ValueError unless these settings are true or false."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be true or false, not {value!r}")
+
+
+def check_choice(config: object, name: str, choices: Iterable[str]) -> None:
+    """Raise ValueError unless a setting is one of some words; the nearest is named."""
+    value, choices = getattr(config, name), list(choices)
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, which is no choice.{nearest(str(value), choices)}")
+
+
+def check_sizes(config: object, *names: str) -> None:
+    """Make these settings tuples; raise ValueError unless they hold whole numbers above zero."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, list | tuple) or not all(
+            isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value
+        ):
+            raise ValueError(f"{name} must be positive sizes such as (64, 64), not {value!r}")
+        object.__setattr__(config, name, tuple(value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
