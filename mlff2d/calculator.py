@@ -87,6 +87,14 @@ class MLFF2DCalculator(Calculator):
         self.potential.requires_grad_(False)
         self._skin_list = SkinList(self.potential.cutoff)
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last calculation; ASE looks at everything but `info`."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        for key in self.potential.model.state:
+            if self.atoms is not None and atoms.info.get(key) != self.atoms.info.get(key):
+                changes.append(f"info[{key!r}]")
+        return changes
+
     def calculate(
         self,
         atoms: Atoms | None = None,

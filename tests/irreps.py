@@ -51,6 +51,7 @@ def reference_product(
     harmonics: Tensor,
     weights: Tensor,
     edge_index: Tensor,
+    parity: bool = True,
 ) -> Tensor:
     """The same messages from e3nn's tensor product, flat."""
     paths = sorted(range(len(product.paths)), key=lambda k: product.paths[k].out)
@@ -60,7 +61,7 @@ def reference_product(
     with exact():
         theirs = o3.TensorProduct(
             irreps_in,
-            o3.Irreps.spherical_harmonics(l_max),
+            o3.Irreps.spherical_harmonics(l_max, -1 if parity else 1),
             middle,
             [
                 (path.source, path.degree, paths.index(k), "uvu", True)

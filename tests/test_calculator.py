@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, graphene, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 
 from mlff2d import MLFF2DCalculator
 from mlff2d.errors import StructureError
-from tests.potentials import random_potential
+from mlff2d.models import build_model
+from mlff2d.potential import Potential
+from tests.potentials import ELEMENTS, SMALL, random_potential
 from tests.structures import mos2
 
 N_PER_M = 16.02176634
@@ -163,3 +166,19 @@ def test_unknown_dtype() -> None:
 def test_device_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="the device 'gpu' cannot be used here"):
         MLFF2DCalculator(random_potential("nequip"), device="gpu")
+
+
+def test_a_changed_state_is_a_change() -> None:
+    torch.manual_seed(0)
+    settings = SMALL["megnet"] | {"state": ("temperature",)}
+    model = build_model("megnet", settings)
+    atoms = mos2()
+    atoms.calc = MLFF2DCalculator(Potential(model, dict.fromkeys(ELEMENTS, 0.0)), dtype="float64")
+    with pytest.raises(StructureError, match="info has no 'temperature'"):
+        atoms.get_potential_energy()
+    energies = []
+    for temperature in (0.3, 0.6, 0.3):
+        atoms.info["temperature"] = temperature
+        energies.append(atoms.get_potential_energy())
+    assert energies[0] == energies[2]
+    assert abs(energies[0] - energies[1]) > 1e-6

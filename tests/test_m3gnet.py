@@ -16,6 +16,7 @@ from torch.nn.functional import silu
 
 from mlff2d.atoms import to_graph
 from mlff2d.graph import Graph
+from mlff2d.importers.matgl import m3gnet_config, m3gnet_weights
 from mlff2d.models.m3gnet import M3GNet, M3GNetConfig
 from mlff2d.nn.bessel import (
     SmoothRadialBasis,
@@ -25,6 +26,7 @@ from mlff2d.nn.bessel import (
 )
 from mlff2d.nn.gated import GatedMLP, PairGatedMLP
 from mlff2d.nn.threebody import ThreeBodyBasis
+from tests.parity import reference
 from tests.structures import mos2, random_crystal
 
 CUTOFF, THREEBODY_CUTOFF = 5.0, 4.0
@@ -232,6 +234,52 @@ def test_model_against_its_equations_written_out(smooth: bool, depth: int) -> No
         assert torch.allclose(found, written_out(model, graph), atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["m3gnet", "m3gnet-smooth", "m3gnet-far-end"])
+def test_equal_to_matgl(name: str) -> None:
+    stored = reference.read(f"matgl-{name}")
+    defaults = {"element_types": ["H", "C", "S", "Cu", "Mo"], "max_n": 3, "max_l": 3}
+    theirs, far_end = {**defaults, **stored.settings}, name == "m3gnet-far-end"
+    weights = {k: torch.from_numpy(v) for k, v in stored.weights.items()}
+    model = M3GNet(m3gnet_config(theirs, far_end)).double()
+    model.load_state_dict(m3gnet_weights(weights, theirs, far_end))
+    reference.compare(model, stored)
+
+
+def test_sums_around_the_sender_are_those_of_the_reverse_edges() -> None:
+    torch.manual_seed(0)
+    atoms = random_crystal(np.random.default_rng(3), 4, (True, True, True), [6, 16, 42])
+    graph = to_graph(atoms, CUTOFF)
+    vectors = graph.edge_vectors()
+    keys = torch.cat([graph.edge_index.T, graph.edge_shift], 1).tolist()
+    reverse = [keys.index([b, a, -x, -y, -z]) for a, b, x, y, z in keys]
+    basis = ThreeBodyBasis(2, 3, CUTOFF, THREEBODY_CUTOFF)
+    weights = torch.rand(graph.n_atoms, 6, dtype=torch.float64)
+    found = []
+    for index in (graph.edge_index, graph.edge_index.flip(0)):
+        near = basis(vectors, vectors.norm(dim=1), index, graph.n_atoms)
+        sums = torch.zeros(graph.n_edges, 6, dtype=torch.float64)
+        found.append(sums.index_add(0, near.rows, near.sums(weights)))
+    assert torch.allclose(found[1], found[0][reverse], atol=1e-12)
+    assert not torch.allclose(found[1], found[0], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"smooth_threebody": True}, {"threebody_center": "neighbour"}, {"hidden": 5}],
+    ids=str,
+)
+def test_settings_for_other_weights_change_the_energies(settings: dict[str, object]) -> None:
+    graph = to_graph(mos2(), CUTOFF)
+
+    def energies(**settings: object) -> Tensor:
+        torch.manual_seed(0)
+        config = M3GNetConfig((16, 42), channels=8, **settings)  # type: ignore[arg-type]
+        with torch.no_grad():
+            return M3GNet(config).double()(graph, graph.edge_vectors())
+
+    assert not torch.allclose(energies(**settings), energies(), rtol=1e-5)
+
+
 def test_layers_are_those_of_the_public_checkpoint() -> None:
     # 89 elements, Bessel functions for the edges, three layers: 288 157 weights are published.
     elements = tuple(z for z in range(1, 95) if z not in (84, 85, 86, 87, 88))
@@ -260,8 +308,11 @@ def random_model(**settings: object) -> M3GNet:
 
 
 @pytest.mark.parametrize("cutoff", [THREEBODY_CUTOFF, CUTOFF])
-def test_forces_and_their_slopes_are_continuous_at_both_cutoffs(cutoff: float) -> None:
-    force = force_on_last(random_model())
+@pytest.mark.parametrize("settings", [{}, {"smooth_threebody": True}], ids=str)
+def test_forces_and_their_slopes_are_continuous_at_both_cutoffs(
+    cutoff: float, settings: dict[str, object]
+) -> None:
+    force = force_on_last(random_model(**settings))
     h = 1e-3
     below, above = [force(cutoff + side * h) for side in (-1, 1)]
     slope_below, slope_above = [
@@ -320,10 +371,13 @@ def test_equal_elements_and_places_give_equal_energies() -> None:
         ({"channels": 0}, "channels"),
         ({"n_blocks": 0}, "n_blocks"),
         ({"depth": 0}, "depth"),
+        ({"hidden": 0}, "hidden"),
+        ({"smooth_threebody": 1}, "smooth_threebody"),
+        ({"threebody_center": "neighbor"}, "Did you mean 'neighbour'"),
         ({"cutoff": float("nan")}, "cutoff"),
         ({"cutoff": float("inf")}, "cutoff"),
     ],
 )
-def test_bad_settings_are_refused(settings: dict[str, float], reason: str) -> None:
+def test_bad_settings_are_refused(settings: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         M3GNetConfig(**settings)  # type: ignore[arg-type]

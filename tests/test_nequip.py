@@ -15,8 +15,9 @@ from torch import Tensor
 from mlff2d.atoms import to_graph
 from mlff2d.graph import Graph
 from mlff2d.models.nequip import InteractionLayer, NequIP, NequIPConfig
-from mlff2d.nn.equivariant import IrrepsLinear
-from tests.irreps import exact, flat, listed, reference_product
+from tests.e3nn_nequip import reference_layer
+from tests.parity import reference
+from tests.parity.nequip_weights import peer_model
 from tests.structures import random_crystal
 
 ELEMENTS = (1, 6, 16)
@@ -48,67 +49,6 @@ def crystal(seed: int = 0) -> Graph:
     return to_graph(atoms, CUTOFF)
 
 
-def reference_linear(
-    linear: IrrepsLinear, irreps_in: o3.Irreps, irreps_out: o3.Irreps, x: Tensor, gain: float = 1.0
-) -> Tensor:
-    """e3nn's linear map with the same weights times a gain, flat."""
-    with exact():
-        theirs = o3.Linear(irreps_in, irreps_out, internal_weights=False, shared_weights=True)
-    return gain * theirs(x, torch.cat([w.flatten() for w in linear.weights]))
-
-
-def reference_layer(
-    layer: InteractionLayer,
-    settings: NequIPConfig,
-    irreps: tuple[o3.Irreps, o3.Irreps],
-    x: Tensor,
-    one_hot: Tensor,
-    harmonics: Tensor,
-    radial: Tensor,
-    edge_index: Tensor,
-) -> Tensor:
-    """An interaction layer from the blocks of e3nn, flat."""
-    irreps_in, irreps_out = irreps
-    middle = layer.gate.irreps_in
-    weights = radial
-    for k, linear in enumerate(layer.radial.layers):
-        weights = weights @ linear.get_parameter("weight").T / math.sqrt(weights.shape[1])
-        if k < len(layer.radial.layers) - 1:
-            weights = torch.nn.functional.silu(weights) * 1.6765324703310907
-    up = listed(reference_linear(layer.linear_in, irreps_in, irreps_in, x), irreps_in)
-    message = reference_product(
-        layer.product, irreps_in, settings.l_max, up, harmonics, weights, edge_index
-    )
-    message = message / settings.avg_neighbors**settings.neighbor_exponent
-    half = math.sqrt(0.5)
-    message = reference_linear(layer.linear_out, layer.product.irreps_out, middle, message, half)
-    with exact():
-        connection = o3.FullyConnectedTensorProduct(
-            irreps_in,
-            f"{one_hot.shape[1]}x0e",
-            middle,
-            internal_weights=False,
-            shared_weights=True,
-        )
-    own = torch.cat([w.transpose(0, 1).flatten() for w in layer.self_connection.weights])
-    # e3nn counts the zeros of the one-hot element as inputs.
-    own = own * half * math.sqrt(one_hot.shape[1])
-    new = listed(message + connection(x, one_hot, own), middle)
-    if settings.norm == "rms":
-        assert layer.norm is not None
-        squares = [part.square().mean(dim=(1, 2), keepdim=True) for part in new]
-        root = (torch.stack(squares).mean(dim=0) + 0.01).sqrt()
-        new = [part / root for part in new]
-    out = layer.gate(new)
-    if settings.residual:
-        before = dict(zip([ir for _, ir in irreps_in], listed(x, irreps_in), strict=True))
-        out = [
-            before.get(ir, 0.0) + settings.residual * part
-            for (_, ir), part in zip(irreps_out, out, strict=True)
-        ]
-    return flat(out)
-
-
 @pytest.mark.parametrize(
     "settings",
     [
@@ -117,6 +57,17 @@ def reference_layer(
         config(n_layers=3, avg_neighbors=7.0, norm="rms"),
         config(n_layers=3, avg_neighbors=7.0, neighbor_exponent=1.0, residual=0.5),
         config(n_layers=6, **UNIVERSAL),
+        config(self_connection="embedding", first_self_connection=False, embedding_channels=5),
+        config(self_connection="linear", readout_hidden=(), norm="rms", norm_epsilon=1e-4),
+        config(
+            "4x0e+3x1e+2x2e+1x3e",
+            l_max=3,
+            parity=False,
+            self_connection="linear",
+            trainable_bessel=True,
+            switch_start=2.5,
+            readout_hidden=(3, 2),
+        ),
     ],
 )
 def test_against_e3nn(settings: NequIPConfig) -> None:
@@ -127,21 +78,38 @@ def test_against_e3nn(settings: NequIPConfig) -> None:
     envelope = 1 - (p + 1) * (p + 2) / 2 * u**p + p * (p + 2) * u ** (p + 1)
     envelope = envelope - p * (p + 1) / 2 * u ** (p + 2)
     n = torch.arange(1, settings.n_bessel + 1, dtype=torch.float64)
+    if start := settings.switch_start:
+        c2, a2 = settings.cutoff**2, start**2
+        switch = (c2 - r**2) ** 2 * (c2 + 2 * r**2 - 3 * a2) / (c2 - a2) ** 3
+        envelope = torch.where(r < start, 1.0, switch)
+    if settings.trainable_bessel:
+        with torch.no_grad():
+            model.basis.bessel.orders.add_(0.1 * torch.rand(settings.n_bessel))
+        n = model.basis.bessel.orders
     radial = math.sqrt(2 / 3) * settings.cutoff * torch.sin(n * math.pi * u) / r * envelope
     harmonics = o3.spherical_harmonics(
         list(range(settings.l_max + 1)), edge_vec, True, normalization="component"
     )
     one_hot = (graph.z.unsqueeze(1) == torch.tensor(ELEMENTS)).double()
-    x = one_hot @ model.embedding
+    x = embedding = one_hot @ model.embedding
     outputs = settings.layer_irreps()
     inputs = [o3.Irreps(f"{x.shape[1]}x0e"), *outputs[:-1]]
     for layer, *irreps in zip(model.layers, inputs, outputs, strict=True):
         assert isinstance(layer, InteractionLayer)
         x = reference_layer(
-            layer, settings, tuple(irreps), x, one_hot, harmonics, radial, graph.edge_index
+            layer,
+            settings,
+            tuple(irreps),
+            x,
+            one_hot,
+            embedding,
+            harmonics,
+            radial,
+            graph.edge_index,
         )
-    hidden, last = (layer.get_parameter("weight") for layer in model.readout.layers)
-    x = torch.nn.functional.silu(x @ hidden.T / math.sqrt(x.shape[1])) * 1.6765324703310907
+    *hidden, last = (layer.get_parameter("weight") for layer in model.readout.layers)
+    for weight in hidden:
+        x = torch.nn.functional.silu(x @ weight.T / math.sqrt(x.shape[1])) * 1.6765324703310907
     expected = 0.1 * (x @ last.T).flatten() / math.sqrt(x.shape[1])
     found = model(graph, edge_vec)
     assert found.std() > 1e-4
@@ -150,7 +118,7 @@ def test_against_e3nn(settings: NequIPConfig) -> None:
 
 def settled(text: str, l_max: int, n_layers: int, **others: object) -> NequIPConfig:
     """The settings, or the ones that the refusals lead to."""
-    for _ in range(4):
+    for _ in range(6):
         try:
             return config(text, l_max=l_max, n_layers=n_layers, **others)
         except ValueError as error:
@@ -169,7 +137,7 @@ def settled(text: str, l_max: int, n_layers: int, **others: object) -> NequIPCon
     l_max=st.integers(0, 3),
     n_layers=st.integers(1, 6),
     seed=st.integers(0, 999),
-    others=st.sampled_from([{}, UNIVERSAL]),
+    others=st.sampled_from([{}, UNIVERSAL, {"parity": False, "self_connection": "linear"}]),
 )
 @settings(deadline=None, max_examples=25)
 def test_any_irreps_are_advised_invariant_and_pruned(
@@ -180,7 +148,8 @@ def test_any_irreps_are_advised_invariant_and_pruned(
     graph = crystal(seed)
     edge_vec = graph.edge_vectors()
     energy = model(graph, edge_vec)
-    rotation = o3.rand_matrix(dtype=torch.float64) * (-1) ** seed
+    mirrored = seed % 2 and model.config.parity
+    rotation = o3.rand_matrix(dtype=torch.float64) * (-1) ** mirrored
     # ... which keeps the symmetries, ...
     assert torch.allclose(model(graph, edge_vec @ rotation.T), energy, rtol=0, atol=1e-10)
     # ... and computes nothing that does not reach the energy.
@@ -212,6 +181,9 @@ def test_any_irreps_are_advised_invariant_and_pruned(
         ({"residual": math.nan}, "residual must be a number from 0 to 1"),
         ({"norm": "layer"}, "norm is 'layer', which is no choice. Valid: none, rms"),
         ({"n_layers": 0}, "n_layers must be a whole number of at least 1, not 0"),
+        ({"n_layers": 10**30}, "n_layers must be at most 10000"),
+        ({"l_max": 12}, "l_max must be at most 11, not 12"),
+        ({"hidden_irreps": "8x0e+8x12e"}, "beyond 11, the last whose.*use '8x0e'$"),
         ({"n_layers": 2.5}, "n_layers must be a whole number"),
         ({"l_max": -1}, "l_max must be a whole number of at least 0"),
         ({"n_bessel": 0}, "n_bessel must be"),
@@ -219,6 +191,22 @@ def test_any_irreps_are_advised_invariant_and_pruned(
         ({"self_connection_rank": -1}, "self_connection_rank must be"),
         ({"radial_hidden": (8, 0)}, "radial_hidden must be positive sizes"),
         ({"elements": (6, 1)}, r"use \(1, 6\)"),
+        ({"parity": False}, "odd irreps.*use '4x0e\\+3x1e\\+2x2e'$"),
+        ({"parity": 1}, "parity must be true or false"),
+        ({"trainable_bessel": "yes"}, "trainable_bessel must be true or false"),
+        ({"first_self_connection": None}, "first_self_connection must be true or false"),
+        ({"switch_start": 4.0}, "switch_start must be a number from 0 to 3.5"),
+        ({"switch_start": -1.0}, "switch_start must be a number from 0 to 3.5"),
+        ({"switch_start": 3.5}, "switch_start is the cutoff.*such as 3.15, or 0 for"),
+        ({"norm_epsilon": 0.0}, "norm_epsilon must be a positive number"),
+        ({"embedding_channels": -1}, "embedding_channels must be"),
+        ({"embedding_channels": 5, "residual": 0.5}, "use embedding_channels = 0$"),
+        ({"self_connection": "element"}, "self_connection is 'element'.*Did you mean 'elements'"),
+        (
+            {"self_connection": "linear", "self_connection_rank": 2},
+            "is of self_connection 'elements', not of 'linear'; use self_connection_rank = 0$",
+        ),
+        ({"readout_hidden": (0,)}, "readout_hidden must be positive sizes"),
     ],
 )
 def test_settings_refused(changes: dict, reason: str) -> None:
@@ -261,8 +249,8 @@ def test_rank_of_the_self_connection() -> None:
     full, low = model_of(config(**settings)), model_of(config(**settings, self_connection_rank=3))
     for ours, theirs in zip(full.layers, low.layers, strict=True):
         for all_elements, few in zip(
-            ours.self_connection.weights,  # type: ignore[union-attr, arg-type]
-            theirs.self_connection.weights,  # type: ignore[union-attr, arg-type]
+            ours.self_connection.linear.weights,  # type: ignore[union-attr, arg-type]
+            theirs.self_connection.linear.weights,  # type: ignore[union-attr, arg-type]
             strict=True,
         ):
             assert all_elements.shape[0] == 89
@@ -290,6 +278,26 @@ def test_a_lone_atom_and_the_second_derivative_with_norm_and_residual() -> None:
     assert torch.autograd.gradgradcheck(energy, edge_vec)
 
 
+def test_a_switch_ends_with_value_and_slope() -> None:
+    # Bessel functions that are learnt are not zero at the cutoff themselves.
+    model = model_of(config(switch_start=2.8, trainable_bessel=True))
+    with torch.no_grad():
+        model.basis.bessel.orders.add_(0.3)
+
+    def energy(distance: float) -> float:
+        graph = to_graph(Atoms("CS", [(0, 0, 0), (0, 0, distance)]), CUTOFF + 0.1)
+        with torch.no_grad():
+            return float(model(graph, graph.edge_vectors()).sum())
+
+    for end in (2.8, CUTOFF):
+        slopes = [(energy(end + h) - energy(end)) / h for h in (-1e-4, 1e-4)]
+        assert slopes[0] == pytest.approx(slopes[1], abs=1e-3)
+    beyond = energy(CUTOFF + 0.05)
+    assert energy(CUTOFF) == beyond
+    near, far = (abs(energy(CUTOFF - h) - beyond) for h in (0.005, 0.01))
+    assert far / near == pytest.approx(4.0, rel=0.1)
+
+
 @pytest.mark.parametrize("others", [{}, UNIVERSAL])
 def test_fades_out_at_the_cutoff_with_two_derivatives(others: dict) -> None:
     model = model_of(config(**others))
@@ -306,8 +314,35 @@ def test_fades_out_at_the_cutoff_with_two_derivatives(others: dict) -> None:
     assert far / near == pytest.approx(16.0, rel=0.1)
 
 
+def test_without_parity_mirror_images_differ() -> None:
+    graph, mirror = crystal(), torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
+    for small, same in ((config(), True), (config("4x0e+3x1e+2x2e", parity=False), False)):
+        model = model_of(small)
+        energy = model(graph, graph.edge_vectors())
+        mirrored = model(graph, graph.edge_vectors() * mirror)
+        assert torch.allclose(mirrored, energy, rtol=0, atol=1e-10) == same
+
+
+def test_without_first_self_connection_lone_atoms_have_no_energy() -> None:
+    lone = to_graph(Atoms("HS", [(0, 0, 0), (30, 0, 0)]), CUTOFF)
+    for others in ({}, {"norm": "rms"}, {"self_connection": "embedding"}):
+        model = model_of(config(first_self_connection=False, **others))
+        assert (model(lone, lone.edge_vectors()) == 0.0).all()
+        model = model_of(config(**others))
+        assert (model(lone, lone.edge_vectors()) != 0.0).all()
+
+
 def test_an_unknown_element_is_an_error() -> None:
     model = model_of(config())
     graph = to_graph(Atoms("O"), CUTOFF)
     with pytest.raises((IndexError, RuntimeError), match="index"):
         model(graph, graph.edge_vectors())
+
+
+@pytest.mark.parametrize("name", ["parity", "natural"])
+def test_equals_the_package_nequip(name: str) -> None:
+    peer = reference.read(f"nequip-{name}")
+    shifts = [peer.settings["per_type_energy_shifts"][s] for s in peer.settings["type_names"]]
+    shift = dict(zip(reference.ELEMENTS, shifts, strict=True))
+    model = peer_model(peer)
+    reference.compare(model, peer, peer.settings["per_type_energy_scales"], shift)

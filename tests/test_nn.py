@@ -16,6 +16,7 @@ from torch import Tensor
 from mlff2d.nn.constant import Constant
 from mlff2d.nn.elements import ElementIndex, check_elements
 from mlff2d.nn.equivariant import (
+    AttributeLinear,
     ElementLinear,
     Gate,
     IrrepsLinear,
@@ -30,6 +31,7 @@ from mlff2d.nn.tensor_product import NeighbourTensorProduct, find_paths
 from tests.irreps import exact, flat, listed, random_features, reference_product
 
 MIXED = o3.Irreps("5x0e+2x0o+3x1o+2x1e+2x2e+1x2o")
+EVEN = o3.Irreps("4x0e+3x1e+2x2e+2x3e")
 ELEMENTS = st.lists(st.integers(1, 118), min_size=1, unique=True).map(sorted)
 
 
@@ -215,6 +217,23 @@ def test_element_linear_against_e3nn(rank: int) -> None:
     assert torch.allclose(flat(present), flat(expected[:-1]), rtol=0, atol=1e-10)
 
 
+def test_attribute_linear_against_e3nn() -> None:
+    torch.manual_seed(0)
+    irreps_out = o3.Irreps("4x0e+3x1e+6x2e+2x3o")
+    ours = AttributeLinear(3, MIXED, irreps_out, gain=0.7).double()
+    with exact():
+        theirs = o3.FullyConnectedTensorProduct(
+            MIXED, "3x0e", irreps_out, internal_weights=False, shared_weights=True
+        )
+    weight = torch.cat([w.transpose(0, 1).flatten() for w in ours.weights]) * 0.7
+    x, attributes = random_features(MIXED, 8), torch.randn(8, 3, dtype=torch.float64)
+    found = ours(x, attributes)
+    assert found[-1] is None
+    expected = listed(theirs(flat(x), attributes, weight), irreps_out)
+    present = [part for part in found if part is not None]
+    assert torch.allclose(flat(present), flat(expected[:-1]), rtol=0, atol=1e-10)
+
+
 def test_scaled_linear_changes_by_the_same_fraction_whatever_its_width() -> None:
     # Adam's first step moves every weight by the learning rate.
     for n_in in (4, 256):
@@ -262,6 +281,8 @@ def test_rms_norm_of_zero() -> None:
     assert all((part == 0).all() for part in found)
     assert all((slope == 10.0).all() for slope in slopes)
     assert (curvature == 0).all()
+    steep = RMSNorm(MIXED, epsilon=1e-6).double()(x)
+    assert all((s == 1e3).all() for s in torch.autograd.grad(flat(steep).sum(), x))
 
 
 @pytest.mark.parametrize("text", ["8x0e", "5x0e+2x0o", "4x0e+3x1o", str(MIXED)])
@@ -291,6 +312,7 @@ def test_gate_against_e3nn(text: str) -> None:
 @pytest.mark.parametrize(
     ("irreps_in", "l_max", "wanted"),
     [
+        (EVEN, 3, [ir for _, ir in EVEN]),
         (MIXED, 2, [ir for _, ir in MIXED]),
         (MIXED, 3, [o3.Irrep("0e")]),
         (o3.Irreps("6x0e"), 2, [o3.Irrep("0e"), o3.Irrep("1o"), o3.Irrep("2e")]),
@@ -300,7 +322,8 @@ def test_gate_against_e3nn(text: str) -> None:
 def test_tensor_product_against_e3nn(
     irreps_in: o3.Irreps, l_max: int, wanted: list[o3.Irrep]
 ) -> None:
-    product = NeighbourTensorProduct(irreps_in, l_max, wanted)
+    parity = irreps_in != EVEN
+    product = NeighbourTensorProduct(irreps_in, l_max, wanted, parity)
     assert {ir for _, ir in product.irreps_out} <= set(wanted)
     generator = torch.Generator().manual_seed(1)
     x = random_features(irreps_in, 5)
@@ -312,7 +335,9 @@ def test_tensor_product_against_e3nn(
     assert [(part.shape[2], part.shape[1]) for part in found] == [
         (mul, ir.dim) for mul, ir in product.irreps_out
     ]
-    expected = reference_product(product, irreps_in, l_max, x, harmonics, weights, edge_index)
+    expected = reference_product(
+        product, irreps_in, l_max, x, harmonics, weights, edge_index, parity
+    )
     assert torch.allclose(flat(found), expected, rtol=0, atol=1e-10)
     # No edges, no message.
     nothing = product(x, harmonics[:0], weights[:0], edge_index[:, :0])
@@ -328,6 +353,11 @@ def test_paths_follow_triangle_and_parity() -> None:
         (1, "1e"),
         (2, "1o"),
     ]
+
+
+def test_paths_without_parity() -> None:
+    paths = find_paths(o3.Irreps("2x1e"), 1, [o3.Irrep(degree, 1) for degree in range(3)], False)
+    assert [(p.degree, str(p.out)) for p in paths] == [(0, "1e"), (1, "0e"), (1, "1e"), (1, "2e")]
 
 
 def test_tensor_product_is_twice_differentiable() -> None:

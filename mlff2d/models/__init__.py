@@ -9,13 +9,27 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from mlff2d.errors import nearest
+from mlff2d.models.alignn import ALIGNN
+from mlff2d.models.allegro import Allegro
 from mlff2d.models.base import EnergyModel
+from mlff2d.models.cgcnn import CGCNN
 from mlff2d.models.m3gnet import M3GNet
+from mlff2d.models.mace import MACE
+from mlff2d.models.megnet import MEGNet
 from mlff2d.models.nequip import NequIP
+from mlff2d.models.painn import PaiNN
+from mlff2d.models.schnet import SchNet
 
 REGISTRY: dict[str, type[EnergyModel]] = {
+    "alignn": ALIGNN,
+    "allegro": Allegro,
+    "cgcnn": CGCNN,
     "m3gnet": M3GNet,
+    "mace": MACE,
+    "megnet": MEGNet,
     "nequip": NequIP,
+    "painn": PaiNN,
+    "schnet": SchNet,
 }
 
 

@@ -67,12 +67,14 @@ class EnergyModel(nn.Module):
         return self.readout(self.features(graph, edge_vec)).squeeze(-1)
 
 
-def check_counts(config: object, least: int, *names: str) -> None:
-    """Raise ValueError unless these settings are whole numbers of at least `least`."""
+def check_counts(config: object, least: int, *names: str, most: int = 10_000) -> None:
+    """Raise ValueError unless these settings are whole numbers from `least` to `most`."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if value > most:
+            raise ValueError(f"{name} must be at most {most}, not {value!r}")
 
 
 def check_positive(config: object, **usual: str) -> None:

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mlff2d.graph import Graph
-from mlff2d.models.base import EnergyModel, check_counts, check_flags, check_positive
+from mlff2d.models.base import (
+    EnergyModel,
+    check_choice,
+    check_counts,
+    check_flags,
+    check_positive,
+)
 from mlff2d.nn.bessel import SmoothRadialBasis, SphericalBesselBasis
 from mlff2d.nn.elements import ElementIndex, check_elements
 from mlff2d.nn.gated import GatedMLP, PairGatedMLP
@@ -46,10 +52,19 @@ class M3GNetConfig:
         Interaction blocks, that is how many edges away an atom is felt.
     depth
         Layers of the gated MLPs of a block; the readout has one more.
+    hidden
+        Width of the layers inside these gated MLPs; None for `channels`.
     smooth
         Whether the edges' radial functions end with zero slope and curvature at the cutoff. With
         False they are the n_radial max_l spherical Bessel functions, and forces jump when an edge
         crosses the cutoff: only for weights that were trained so elsewhere.
+    smooth_threebody
+        Whether such functions, n_radial max_l in number, take the place of the spherical Bessel
+        functions in the three-body terms too. These end smoothly in any case.
+    threebody_center
+        "receiver": the three-body sums of an edge run over the neighbours of the atom that gets
+        its message, as in the paper. "neighbour": of the atom that sends it, as in matgl before
+        version 3: only for weights that were trained so elsewhere.
     """
 
     elements: tuple[int, ...] = tuple(range(1, 95))
@@ -60,7 +75,10 @@ class M3GNetConfig:
     channels: int = 64
     n_blocks: int = 3
     depth: int = 2
+    hidden: int | None = None
     smooth: bool = True
+    smooth_threebody: bool = False
+    threebody_center: str = "receiver"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", check_elements(self.elements))
@@ -71,19 +89,24 @@ class M3GNetConfig:
                 f"use {self.cutoff}"
             )
         check_counts(self, 1, "n_radial", "max_l", "channels", "n_blocks", "depth")
-        check_flags(self, "smooth")
+        if self.hidden is not None:
+            check_counts(self, 1, "hidden")
+        check_flags(self, "smooth", "smooth_threebody")
+        check_choice(self, "threebody_center", ("receiver", "neighbour"))
 
 
 class M3GNetBlock(nn.Module):
     """Three-body terms into edges, atoms into edges, edges into atoms."""
 
-    def __init__(self, channels: int, n_radial: int, n_threebody: int, depth: int) -> None:
+    def __init__(
+        self, channels: int, n_radial: int, n_threebody: int, depth: int, hidden: int | None
+    ) -> None:
         super().__init__()
         self.threebody_weight = nn.Linear(channels, n_threebody)
         self.threebody_update = GatedMLP([n_threebody, channels], bias=False)
-        self.edge_update = PairGatedMLP(channels, depth)
+        self.edge_update = PairGatedMLP(channels, depth, hidden)
         self.edge_weight = nn.Linear(n_radial, channels, bias=False)
-        self.node_update = PairGatedMLP(channels, depth)
+        self.node_update = PairGatedMLP(channels, depth, hidden)
         self.node_weight = nn.Linear(n_radial, channels, bias=False)
 
     def forward(
@@ -144,18 +167,26 @@ class M3GNet(EnergyModel):
             n_radial = config.n_radial * config.max_l
         self.edge_embedding = nn.Linear(n_radial, c)
         self.threebody = ThreeBodyBasis(
-            config.n_radial, config.max_l, self.cutoff, config.threebody_cutoff
+            config.n_radial,
+            config.max_l,
+            self.cutoff,
+            config.threebody_cutoff,
+            config.smooth_threebody,
         )
         self.blocks = nn.ModuleList(
-            M3GNetBlock(c, n_radial, self.threebody.n_functions, config.depth)
+            M3GNetBlock(c, n_radial, self.threebody.n_functions, config.depth, config.hidden)
             for _ in range(config.n_blocks)
         )
-        self.readout = GatedMLP([c] * (config.depth + 1) + [1], activate_last=False)
+        between = [c if config.hidden is None else config.hidden] * (config.depth - 1)
+        self.readout = GatedMLP([c, c, *between, 1], activate_last=False)
 
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Features of the atoms after the last block: (E, 3) in Å -> (N, channels)."""
         r = edge_vec.norm(dim=-1)
-        near = self.threebody(edge_vec, r, graph.edge_index, graph.n_atoms)
+        # From its other end every edge points the other way, between which the angles are the same.
+        seen_from_receiver = self.config.threebody_center == "receiver"
+        ends = graph.edge_index if seen_from_receiver else graph.edge_index.flip(0)
+        near = self.threebody(edge_vec, r, ends, graph.n_atoms)
         # Orthonormal in the sphere; so scaled, of mean square 1, as the layers after it expect.
         radial = self.radial(r) * math.sqrt(self.cutoff**3 / 3.0)
         nodes = self.embedding(self.element_index(graph.z))

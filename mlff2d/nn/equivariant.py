@@ -9,6 +9,7 @@ arXiv:2207.09453).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from e3nn import o3
@@ -120,8 +121,7 @@ class ElementLinear(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        present = {ir: k for k, (_, ir) in enumerate(irreps_in)}
-        self.sources = [present.get(ir) for _, ir in irreps_out]
+        self.sources = _sources(irreps_in, irreps_out)
         self.attributes = nn.Parameter(alike(n_elements, rank)) if rank else None
         self.weights = nn.ParameterList()
         self.factors: list[float] = []
@@ -136,23 +136,77 @@ class ElementLinear(nn.Module):
 
     def forward(self, x: list[Tensor], element: Tensor) -> list[Tensor | None]:
         """List of (N, 2l+1, C_in) and (N,) row numbers -> list of (N, 2l+1, C_out) or None."""
-        weights = iter(zip(self.weights, self.factors, strict=True))
-        attributes = None
         if self.attributes is not None:
             attributes = self.attributes.index_select(0, element)
+            return _combined(x, attributes, self.sources, self.weights, self.factors)
+        weights = iter(zip(self.weights, self.factors, strict=True))
         out: list[Tensor | None] = []
         for k in self.sources:
             if k is None:
                 out.append(None)
                 continue
             weight, factor = next(weights)
-            source = x[k] * factor
-            if attributes is None:
-                out.append(source @ weight.index_select(0, element))
-            else:
-                pairs = attributes[:, None, :, None] * source.unsqueeze(2)
-                out.append(pairs.flatten(2) @ weight.flatten(0, 1))
+            out.append((x[k] * factor) @ weight.index_select(0, element))
         return out
+
+
+class AttributeLinear(nn.Module):
+    """A linear map of node features whose matrix is a combination with the node's attributes.
+
+    y = sum_k a_k W_k x, the fully connected tensor product of the features with K scalars.
+
+    Parameters
+    ----------
+    n_attributes
+        K.
+    irreps_in, irreps_out
+        Each irrep once; an output irrep that the input lacks gets None.
+    gain
+        Standard deviation of the output for inputs of unit variance, at the start.
+    """
+
+    def __init__(
+        self, n_attributes: int, irreps_in: o3.Irreps, irreps_out: o3.Irreps, gain: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.sources = _sources(irreps_in, irreps_out)
+        shapes = [
+            (n_attributes, irreps_in[k].mul, mul)
+            for k, (mul, _) in zip(self.sources, irreps_out, strict=True)
+            if k is not None
+        ]
+        self.weights = nn.ParameterList(torch.randn(shape) for shape in shapes)
+        self.factors = [gain / math.sqrt(k * n_in) for k, n_in, _ in shapes]
+
+    def forward(self, x: list[Tensor], attributes: Tensor) -> list[Tensor | None]:
+        """List of (N, 2l+1, C_in) and (N, K) -> list of (N, 2l+1, C_out) or None."""
+        return _combined(x, attributes, self.sources, self.weights, self.factors)
+
+
+def _sources(irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> list[int | None]:
+    """Where the input has each output irrep, None where it lacks it."""
+    present = {ir: k for k, (_, ir) in enumerate(irreps_in)}
+    return [present.get(ir) for _, ir in irreps_out]
+
+
+def _combined(
+    x: list[Tensor],
+    attributes: Tensor,
+    sources: list[int | None],
+    weights: Iterable[Tensor],
+    factors: list[float],
+) -> list[Tensor | None]:
+    """Each (N, 2l+1, C_in) times the (N, K) attributes' combination of K matrices."""
+    rest = iter(zip(weights, factors, strict=True))
+    out: list[Tensor | None] = []
+    for k in sources:
+        if k is None:
+            out.append(None)
+            continue
+        weight, factor = next(rest)
+        pairs = attributes[:, None, :, None] * (x[k] * factor).unsqueeze(2)
+        out.append(pairs.flatten(2) @ weight.flatten(0, 1))
+    return out
 
 
 class RMSNorm(nn.Module):
@@ -167,13 +221,14 @@ class RMSNorm(nn.Module):
     ----------
     irreps
         Of the features, each irrep once.
+    epsilon
+        Added to the mean square, so that features of zero have a finite slope, which is its
+        inverse square root.
     """
 
-    epsilon = 1e-2
-    """Added to the mean square, so that features of zero have a finite slope."""
-
-    def __init__(self, irreps: o3.Irreps) -> None:
+    def __init__(self, irreps: o3.Irreps, epsilon: float = 1e-2) -> None:
         super().__init__()
+        self.epsilon = epsilon
         self.weights = nn.ParameterList(torch.ones(mul) for mul, _ in irreps)
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:

@@ -61,13 +61,16 @@ class PairGatedMLP(_Gated):
     Parameters
     ----------
     channels
-        C, the channels of atoms, edges, hidden layers and result.
+        C, the channels of atoms, edges and result.
     depth
         Number of layers.
+    hidden
+        Channels between the layers; None for C.
     """
 
-    def __init__(self, channels: int, depth: int) -> None:
-        super().__init__([3 * channels] + [channels] * depth, bias=True, activate_last=True)
+    def __init__(self, channels: int, depth: int, hidden: int | None = None) -> None:
+        between = [channels if hidden is None else hidden] * (depth - 1)
+        super().__init__([3 * channels, *between, channels], bias=True, activate_last=True)
         self.channels = channels
 
     def forward(self, nodes: Tensor, edges: Tensor, edge_index: Tensor) -> Tensor:

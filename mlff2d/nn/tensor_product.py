@@ -22,13 +22,20 @@ class Path:
     out: o3.Irrep
 
 
-def find_paths(irreps_in: o3.Irreps, l_max: int, wanted: Collection[o3.Irrep]) -> list[Path]:
-    """All couplings of the input with Y_0..Y_lmax that end in a wanted irrep, by input term."""
+def find_paths(
+    irreps_in: o3.Irreps, l_max: int, wanted: Collection[o3.Irrep], parity: bool = True
+) -> list[Path]:
+    """All couplings of the input with Y_0..Y_lmax that end in a wanted irrep, by input term.
+
+    Without `parity` an odd Y_l counts as even, like all features: rotations are respected, mirrors
+    are not.
+    """
+    vector = -1 if parity else 1
     return [
         Path(k, degree, out)
         for k, (_, ir) in enumerate(irreps_in)
         for degree in range(l_max + 1)
-        for out in ir * o3.Irrep(degree, (-1) ** degree)
+        for out in ir * o3.Irrep(degree, vector**degree)
         if out in wanted
     ]
 
@@ -53,11 +60,19 @@ class NeighbourTensorProduct(nn.Module):
         Greatest degree of the spherical harmonics.
     wanted
         Irreps that messages are needed for.
+    parity
+        Whether an odd Y_l is odd; see `find_paths`.
     """
 
-    def __init__(self, irreps_in: o3.Irreps, l_max: int, wanted: Collection[o3.Irrep]) -> None:
+    def __init__(
+        self,
+        irreps_in: o3.Irreps,
+        l_max: int,
+        wanted: Collection[o3.Irrep],
+        parity: bool = True,
+    ) -> None:
         super().__init__()
-        self.paths = find_paths(irreps_in, l_max, wanted)
+        self.paths = find_paths(irreps_in, l_max, wanted, parity)
         self.groups = [
             [p for p in self.paths if p.source == k] for k in sorted({p.source for p in self.paths})
         ]

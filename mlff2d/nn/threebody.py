@@ -13,7 +13,7 @@ import torch
 from e3nn.o3 import spherical_harmonics
 from torch import Tensor, nn
 
-from mlff2d.nn.bessel import SphericalBesselBasis
+from mlff2d.nn.bessel import SmoothRadialBasis, SphericalBesselBasis
 from mlff2d.nn.constant import Constant
 from mlff2d.nn.radial import PolynomialEnvelope
 from mlff2d.nn.scatter import segment_sum
@@ -79,16 +79,28 @@ class ThreeBodyBasis(nn.Module):
         c, at which the radial functions are zero, in Å.
     threebody_cutoff
         c3, beyond which an edge takes no part, in Å; at most `cutoff`.
+    smooth
+        Take the n_radial n_degrees functions of `SmoothRadialBasis`, of which each degree has
+        n_radial, in the place of b_ln.
     """
 
     def __init__(
-        self, n_radial: int, n_degrees: int, cutoff: float, threebody_cutoff: float
+        self,
+        n_radial: int,
+        n_degrees: int,
+        cutoff: float,
+        threebody_cutoff: float,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         self.cutoff = float(threebody_cutoff)
         self.degrees = list(range(n_degrees))
         self.n_functions = n_radial * n_degrees
-        self.radial = SphericalBesselBasis(n_radial, n_degrees, cutoff)
+        self.radial: SmoothRadialBasis | SphericalBesselBasis
+        if smooth:
+            self.radial = SmoothRadialBasis(self.n_functions, cutoff)
+        else:
+            self.radial = SphericalBesselBasis(n_radial, n_degrees, cutoff)
         self.envelope = PolynomialEnvelope(3)
         degree = torch.tensor(
             [deg for deg in self.degrees for _ in range((2 * deg + 1) * n_radial)]
@@ -102,7 +114,10 @@ class ThreeBodyBasis(nn.Module):
     def forward(
         self, edge_vec: Tensor, r: Tensor, edge_index: Tensor, n_atoms: int
     ) -> Neighbourhoods:
-        """(E, 3) vectors and (E,) lengths in Å, greater than 0, (2, E) receivers and neighbours."""
+        """(E, 3) vectors and (E,) lengths in Å, greater than 0, (2, E) receivers and neighbours.
+
+        With the two rows of `edge_index` exchanged the sums of an edge are about its other end.
+        """
         rows = (r < self.cutoff).nonzero().squeeze(-1)
         r = r.index_select(0, rows)
         receivers, neighbours = edge_index.index_select(1, rows)
