@@ -15,11 +15,14 @@ import torch
 from mlff2d.errors import ModelFileError, nearest
 from mlff2d.models import build_model, model_config, model_name
 from mlff2d.potential import Potential
+from mlff2d.property import PropertyPredictor
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a file written before could no longer be read as it is; see `UPGRADES`."""
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: lambda content: content | {"format": 2, "task": "potential"},
+}
 """From a format number to the function that turns such a file's content into the next format."""
 
 DEFAULT_MODEL = "universal"
@@ -28,25 +31,40 @@ _SHIPPED = Path(__file__).parent / "data"
 _UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "virial": "eV, tension positive"}
 
 
-def save(potential: Potential, path: str | Path, training: dict[str, Any] | None = None) -> None:
-    """Write a potential to a file; an interrupted write leaves the old file untouched.
+def save(
+    trained: Potential | PropertyPredictor,
+    path: str | Path,
+    training: dict[str, Any] | None = None,
+) -> None:
+    """Write a potential or a model of a property to a file, all or nothing.
 
     `training` is provenance: primitives only (data, settings, seed, errors).
     """
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
-        "model": model_name(potential.model),
-        "config": model_config(potential.model),
-        "elements": list(potential.elements),
-        "references": potential.references.as_dict(),
-        "scale": potential.scale,
-        "zbl": potential.zbl is not None,
-        "cutoff": potential.cutoff,
-        "dtype": str(potential.dtype).removeprefix("torch."),
-        "units": _UNITS,
+        "task": "potential" if isinstance(trained, Potential) else "property",
+        "model": model_name(trained.model),
+        "config": model_config(trained.model),
+        "elements": list(trained.elements),
+        "scale": trained.scale,
+        "cutoff": trained.cutoff,
+        "dtype": str(trained.dtype).removeprefix("torch."),
         "training": training or {},
-        "weights": {k: v.detach().cpu() for k, v in potential.model.state_dict().items()},
+        "weights": {k: v.detach().cpu() for k, v in trained.model.state_dict().items()},
     }
+    if isinstance(trained, Potential):
+        content |= {
+            "references": trained.references.as_dict(),
+            "zbl": trained.zbl is not None,
+            "units": _UNITS,
+        }
+    else:
+        content |= {
+            "property": {"name": trained.name, "unit": trained.unit, "pooling": trained.pooling},
+            "shifts": trained.shifts.as_dict(),
+            "score": None if trained.score is None else trained.score.weight.detach().cpu(),
+            "units": {"length": "Å", trained.name: trained.unit},
+        }
     path = Path(path)
     unfinished = path.with_name(path.name + ".tmp")
     torch.save(content, unfinished)
@@ -64,7 +82,7 @@ def read(model: str | Path | None = None) -> dict[str, Any]:
     `model` is a path, the name of a shipped model, or None for the universal one. Raises
     ModelFileError where there is no such file, or it is not a model of ours.
     """
-    path = _locate(model)
+    path = locate(model)
     try:
         with warnings.catch_warnings():  # torch warns of unusual pickles, which we refuse anyway
             warnings.simplefilter("ignore")
@@ -101,25 +119,99 @@ def load(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Potential:
-    """A potential from a model file, in evaluation mode. Raises as `read` does."""
+    """A potential from a model file, in evaluation mode.
+
+    Raises as `read` does, and ModelFileError for a model of a property.
+    """
+    loaded = _load(model, device, dtype, "potential")
+    assert isinstance(loaded, Potential)
+    return loaded
+
+
+def load_property(
+    model: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> PropertyPredictor:
+    """A model of a property from its file, in evaluation mode.
+
+    Raises as `read` does, and ModelFileError for a potential.
+    """
+    loaded = _load(model, device, dtype, "property")
+    assert isinstance(loaded, PropertyPredictor)
+    return loaded
+
+
+def load_any(
+    model: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Potential | PropertyPredictor:
+    """Whatever a model file holds, in evaluation mode. Raises as `read` does."""
+    return _load(model, device, dtype, None)
+
+
+def refuse_task(model: str | Path | None, content: dict[str, Any], wanted: str) -> None:
+    """Raise ModelFileError unless a model file holds a 'potential' or 'property', as wanted."""
+    if content["task"] == wanted:
+        return
+    name = DEFAULT_MODEL if model is None else model
+    if wanted == "property":
+        raise ModelFileError(
+            f"{name} is a potential: it predicts energies and forces and no other property; use "
+            "MLFF2DCalculator or `mlff2d relax`, or give a model trained with `property`"
+        )
+    what = content.get("property", {"name": "?", "unit": ""})
+    unit = f" in {what['unit']}" if what["unit"] else ""
+    raise ModelFileError(
+        f"{name} predicts {what['name']!r}{unit} of a structure and has no energies or forces; "
+        "use `mlff2d predict`, or give a potential"
+    )
+
+
+def _load(
+    model: str | Path | None, device: str | torch.device, dtype: torch.dtype, wanted: str | None
+) -> Potential | PropertyPredictor:
     content = read(model)
     try:
-        module = build_model(content["model"], content["config"])
-        module.load_state_dict(content["weights"], strict=True)
-        potential = Potential(module, content["references"], content["scale"], content["zbl"])
-    except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        if wanted is not None:
+            refuse_task(model, content, wanted)
+        loaded = _build(content)
+    except ModelFileError:
+        raise
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ModelFileError(
-            f"{_locate(model)} does not fit its own description: "
+            f"{locate(model)} does not fit its own description: "
             + (f"it lacks {error}" if isinstance(error, KeyError) else str(error))
         ) from error
-    if not all(bool(torch.isfinite(p).all()) for p in potential.parameters()):
+    if not all(bool(torch.isfinite(p).all()) for p in loaded.parameters()):
         raise ModelFileError(
-            f"{_locate(model)} holds weights that are NaN or infinite; its training went wrong"
+            f"{locate(model)} holds weights that are NaN or infinite; its training went wrong"
         )
-    return potential.to(device=device, dtype=dtype).eval()
+    return loaded.to(device=device, dtype=dtype).eval()
 
 
-def _locate(model: str | Path | None) -> Path:
+def _build(content: dict[str, Any]) -> Potential | PropertyPredictor:
+    """What the content of a model file describes; raises what a wrong one trips over."""
+    dtype = getattr(torch, content["dtype"])  # else float64 weights would be rounded
+    module = build_model(content["model"], content["config"]).to(dtype)
+    module.load_state_dict(content["weights"], strict=True)
+    if content["task"] == "potential":
+        return Potential(module, content["references"], content["scale"], content["zbl"])
+    what = content["property"]
+    predictor = PropertyPredictor(
+        module, content["shifts"], content["scale"], what["pooling"], what["name"], what["unit"]
+    )
+    if predictor.score is not None:
+        predictor.score.to(dtype).load_state_dict({"weight": content["score"]}, strict=True)
+    return predictor
+
+
+def locate(model: str | Path | None) -> Path:
+    """The file of a model, given its path, the name of a shipped one, or None for the universal.
+
+    Raises ModelFileError where there is no such file.
+    """
     name = DEFAULT_MODEL if model is None else str(model)
     if not name:
         raise ModelFileError("the name of the model is empty; leave it out for the shipped one")

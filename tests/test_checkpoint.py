@@ -10,6 +10,7 @@ from mlff2d import MLFF2DCalculator, checkpoint
 from mlff2d.atoms import to_graph
 from mlff2d.errors import ModelFileError
 from mlff2d.models import REGISTRY
+from mlff2d.potential import Potential
 from tests.potentials import random_potential
 from tests.structures import mos2
 
@@ -26,6 +27,17 @@ def test_round_trip_is_exact(name: str, tmp_path: Path) -> None:
     assert loaded.elements == potential.elements
     assert checkpoint.read(tmp_path / "m.pt")["training"] == {"seed": 3}
     assert not loaded.training
+
+
+def test_weights_of_double_precision_stay_so(tmp_path: Path) -> None:
+    potential = random_potential("m3gnet")
+    for weight in potential.model.parameters():
+        weight.data += 1e-12 * torch.randn_like(weight)
+    checkpoint.save(potential, tmp_path / "m.pt")
+    loaded = checkpoint.load(tmp_path / "m.pt", dtype=torch.float64)
+    for name, weight in potential.model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], weight)
+    assert checkpoint.load(tmp_path / "m.pt").dtype == torch.float32
 
 
 class Bomb:
@@ -120,7 +132,11 @@ def test_old_formats_go_through_the_upgrade_chain(tmp_path: Path, monkeypatch) -
     assert checkpoint.load(path).scale == 1.7
 
 
-STORED = {"format-1-m3gnet.pt": -41.48855619441966}
+STORED = {
+    "format-1-m3gnet.pt": -41.48855619441966,
+    "format-2-m3gnet.pt": -41.48855619441966,
+    "format-2-property.pt": 1.3997678451012436,
+}
 
 
 def test_every_stored_file_is_tested() -> None:
@@ -132,8 +148,12 @@ def test_every_stored_file_is_tested() -> None:
 @pytest.mark.parametrize("name", STORED)
 def test_files_of_every_format_still_load(name: str) -> None:
     path = Path(__file__).parent / "checkpoints" / name
-    calculator = MLFF2DCalculator(path, dtype="float64")
-    assert calculator.get_potential_energy(mos2()) == pytest.approx(STORED[name], abs=1e-9)
+    loaded = checkpoint.load_any(path, dtype=torch.float64)
+    if isinstance(loaded, Potential):
+        value = MLFF2DCalculator(path, dtype="float64").get_potential_energy(mos2())
+    else:
+        value = loaded.predict(mos2())
+    assert value == pytest.approx(STORED[name], abs=1e-9)
 
 
 def test_weights_that_are_nan_are_refused(tmp_path: Path) -> None:
@@ -148,3 +168,19 @@ def test_format_of_another_kind_is_refused(tmp_path: Path) -> None:
     torch.save({"format": [1], "weights": {}}, tmp_path / "m.pt")
     with pytest.raises(ModelFileError, match="names no format"):
         checkpoint.load(tmp_path / "m.pt")
+
+
+def test_a_potential_is_no_property_and_the_reverse(tmp_path: Path) -> None:
+    folder = Path(__file__).parent / "checkpoints"
+    gap, potential = folder / "format-2-property.pt", folder / "format-2-m3gnet.pt"
+    with pytest.raises(ModelFileError, match=r"'band_gap' in eV.*`mlff2d predict`"):
+        checkpoint.load(gap)
+    with pytest.raises(ModelFileError, match=r"'band_gap' in eV.*`mlff2d predict`"):
+        MLFF2DCalculator(gap)
+    with pytest.raises(ModelFileError, match=r"is a potential.*MLFF2DCalculator"):
+        checkpoint.load_property(potential)
+    content = checkpoint.read(gap)
+    for damage in ({"score": None}, {"property": {"name": "x"}}, {"task": "x"}, {"shifts": None}):
+        torch.save(content | damage, tmp_path / "m.pt")
+        with pytest.raises(ModelFileError, match=r"m\.pt"):
+            checkpoint.load_property(tmp_path / "m.pt")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlff2d import training
+from mlff2d import checkpoint, training
+from mlff2d.models import REGISTRY
 from mlff2d.training.config import (
     ConfigError,
     DataConfig,
@@ -16,6 +17,7 @@ from mlff2d.training.config import (
     load_config,
     save_config,
 )
+from tests.potentials import SMALL as SMALL_MODELS
 
 SMALL = {
     "run_dir": "runs/x",
@@ -115,7 +117,7 @@ def test_differences_name_what_changes_the_result_only(path):
     assert found == ["model.cutoff: 4.5 -> 6", "train.lr: 0.001 -> 0.5"]
 
 
-@pytest.mark.parametrize("name", ["universal", "tiny"])
+@pytest.mark.parametrize("name", ["universal", "tiny", "property"])
 def test_configs_that_come_with_the_package(name):
     config = load_config(Path(training.__file__).parent / "configs" / f"{name}.yaml")
     assert not any(file.is_absolute() for file in config.data.files)
@@ -128,3 +130,106 @@ def test_a_loss_without_any_weight_is_refused() -> None:
 
 def test_a_lone_file_is_a_list_of_one() -> None:
     assert DataConfig(files="a.extxyz").files == (Path("a.extxyz"),)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.name=m3gnett", ["no model is called 'm3gnett'", "'m3gnet'"]),
+        ("model.name=3", ["model.name"]),
+        ("model.chanels=3", ["no setting 'chanels'", "'channels'"]),
+        ("model.cutoff=0", ["cutoff", "positive"]),
+        ("model.cutoff=far", ["cutoff", "'far'"]),
+        ("model.threebody_cutoff=9", ["threebody_cutoff", "4.5"]),
+        ("model.elements=MoS2", ["elements"]),
+        ("model.elements=[1, 1]", ["elements", "ascending"]),
+        ("model={name: nequip, hidden_irreps: 8y0e}", ["hidden_irreps"]),
+    ],
+)
+def test_settings_that_make_no_model_are_refused_when_read(path, override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config(path, [override])
+    assert "\n" not in str(error.value)
+    for word in ["config.yaml: model", *words]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(SMALL_MODELS))
+def test_settings_of_every_model_are_taken(path, tmp_path, name):
+    model = {"name": name} | SMALL_MODELS[name]
+    path.write_text(yaml.safe_dump(SMALL | {"model": model}))
+    config = load_config(path)
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(tmp_path / "resolved.yaml") == config
+
+
+ODD = [None, "odd", -1, 0.5, float("nan"), True, [], ["odd"], [-1], {}, {"odd": 1}, 100]
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_no_setting_of_any_model_trips_the_reading(path, name):
+    """Whatever a setting is, it is taken or refused with a sentence of the config's."""
+    for key in REGISTRY[name].Config.__dataclass_fields__:
+        for value in ODD:
+            path.write_text(yaml.safe_dump(SMALL | {"model": {"name": name, key: value}}))
+            try:
+                load_config(path)
+            except ConfigError as error:
+                assert str(error).startswith(f"{path}: model: ")  # noqa: PT017
+
+
+def test_a_start_is_alone(path):
+    config = load_config(path, ["model={from: universal}"])
+    assert config.model.start == "universal"
+    assert config.priors.zbl == checkpoint.read()["zbl"]
+    with pytest.raises(ConfigError, match=r"architecture is that of universal.*model\.channels"):
+        load_config(path, ["model={from: universal, channels: 3}"])
+    with pytest.raises(ConfigError, match=r"leave out model\.name"):
+        load_config(path, ["model={from: universal, name: m3gnet}"])
+    with pytest.raises(ConfigError, match=r"config\.yaml: model: .*'univresal'.*'universal'"):
+        load_config(path, ["model={from: univresal}"])
+    with pytest.raises(ConfigError, match=r"model\.name is missing"):
+        load_config(path, ["model={channels: 3}"])
+
+
+def test_a_start_brings_its_repulsion(path, tmp_path):
+    content = checkpoint.read()
+    start = tmp_path / "start.pt"
+    checkpoint.torch.save(content | {"zbl": False}, start)
+    settings = [f"model={{from: {start}}}"]
+    config = load_config(path, settings)
+    assert not config.priors.zbl
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(tmp_path / "resolved.yaml") == config
+    with pytest.raises(ConfigError, match=r"priors\.zbl is True.*trained without"):
+        load_config(path, [*settings, "priors.zbl=true"])
+
+
+STORED_PROPERTY = Path(__file__).parent / "checkpoints" / "format-2-property.pt"
+
+
+def test_a_potential_does_not_start_from_a_property(path):
+    with pytest.raises(ConfigError, match=r"model: .*'band_gap' in eV"):
+        load_config(path, [f"model={{from: {STORED_PROPERTY}}}"])
+    load_config(path, [f"model={{from: {STORED_PROPERTY}}}", "property.key=gap"])
+
+
+def test_a_property_and_what_has_no_meaning_for_it(path, tmp_path):
+    config = load_config(path, ["property={key: gap, pooling: attention}", "loss.kind=huber"])
+    assert config.property is not None
+    save_config(config, tmp_path / "resolved.yaml")
+    assert load_config(tmp_path / "resolved.yaml") == config
+    assert load_config(path, ["property.key=2"]).property.key == "2"
+    assert load_config(path, ["property="]).property is None
+    for override, words in {
+        "property={key: gap, pooling: max}": "property.pooling.*'mean', 'attention' or 'sum'",
+        "property.keys=gap": "property.keys.*'key'",
+        "property={unit: eV}": "property.key: is missing",
+        "property=gap": "property is a section",
+    }.items():
+        with pytest.raises(ConfigError, match=words):
+            load_config(path, [override])
+    for override in ("loss.forces=3", "filters.max_force=3", "filters.require=[energy]"):
+        key = override.partition("=")[0]
+        with pytest.raises(ConfigError, match=rf"{key} has no meaning for a property"):
+            load_config(path, ["property.key=gap", override])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mlff2d.errors import StructureError
 from mlff2d.reading import iter_structures
-from mlff2d.training.readers import Record, Rejected, iter_records, material_of
+from mlff2d.training.readers import Keys, Record, Rejected, iter_records, material_of
 from tests.shared import DATA, needs_data
 from tests.training_helpers import monolayers
 
@@ -136,7 +136,7 @@ def test_formats_agree(tmp_path, name):
         path.write_bytes(gzip.compress(plain.read_bytes()))
     else:
         ase.io.write(path, FRAMES)
-    records = list(iter_records(path, "material"))
+    records = list(iter_records(path, Keys()))
     for atoms, record in zip(FRAMES, records, strict=True):
         assert isinstance(record, Record)
         assert record.material == atoms.info["material"]
@@ -181,9 +181,9 @@ def test_useless_frames_are_refused_with_their_reason(monkeypatch, atoms, kind, 
     monkeypatch.setattr(
         "mlff2d.training.readers.iter_structures", lambda path: iter([(7, atoms), (8, FRAMES[1])])
     )
-    refused, taken = iter_records(Path("any"), "material")
+    refused, taken = iter_records(Path("any"), Keys())
     assert isinstance(refused, Rejected)
-    assert (refused.frame, refused.kind) == (7, kind)
+    assert (refused.where, refused.kind) == ("frame 7", kind)
     assert reason in refused.reason
     assert isinstance(taken, Record)
 
@@ -196,7 +196,7 @@ def test_records_are_canonical_slabs(tmp_path):
     atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
     assert np.ptp(atoms.positions[:, 2]) > 10
     ase.io.write(tmp_path / "cut.extxyz", atoms)
-    (record,) = iter_records(tmp_path / "cut.extxyz", "material")
+    (record,) = iter_records(tmp_path / "cut.extxyz", Keys())
     assert record.pbc.tolist() == [True, True, False]
     assert np.ptp(record.pos[:, 2]) < 1
     assert np.isnan(record.forces).all()
@@ -215,7 +215,7 @@ def test_shared_data_are_read_without_refusals():
     records = [
         item
         for _, item in zip(
-            range(300), iter_records(DATA / "teacher2d_v0.extxyz.gz", "material"), strict=False
+            range(300), iter_records(DATA / "teacher2d_v0.extxyz.gz", Keys()), strict=False
         )
     ]
     assert len(records) == 300

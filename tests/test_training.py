@@ -17,27 +17,26 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from rich.console import Console
-from torch import nn
 
 from mlff2d import checkpoint
 from mlff2d.models import REGISTRY
+from mlff2d.potential import Potential
 from mlff2d.training import command, loop
-from mlff2d.training.config import ConfigError, FilterConfig, LossConfig, TrainConfig, load_config
-from mlff2d.training.interrupt import StopRequest
+from mlff2d.training.config import ConfigError, FilterConfig, LossConfig, load_config
 from mlff2d.training.loop import TrainingError, train
 from mlff2d.training.metrics import baselines, evaluate
-from mlff2d.training.optim import build_ema, build_optimizer, learning_rate
 from mlff2d.training.setup import Run, prepare, run_files
-from tests.training_helpers import PairNet, small_config, write_monolayers
+from tests.training_helpers import (
+    Killed,
+    PairNet,
+    assert_equal,
+    contents,
+    small_config,
+    write_monolayers,
+)
 
 ROOT = Path(__file__).parents[1]
-
-
-class Killed(BaseException):
-    """Stands for a process that ends without a chance to clean up."""
 
 
 @pytest.fixture(autouse=True)
@@ -60,36 +59,6 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture
 def quiet() -> Console:
     return Console(quiet=True)
-
-
-def contents(run_dir: Path) -> dict[str, object]:
-    """All that a run leaves and that must not depend on how often it was stopped."""
-    state = torch.load(run_dir / "state.pt", weights_only=True)
-    for key in ("settings", "seconds"):
-        del state[key]
-    rows = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
-    rows = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows]
-    weights = {
-        name: checkpoint.read(run_dir / f"{name}.pt")["weights"] for name in ("best", "last")
-    }
-    metrics = json.loads((run_dir / "metrics.json").read_text())
-    return {"state": state, "rows": rows, "weights": weights, "metrics": metrics}
-
-
-def assert_equal(ours: object, theirs: object) -> None:
-    """Equal to the bit, through dicts and lists."""
-    assert type(ours) is type(theirs)
-    if isinstance(ours, torch.Tensor):
-        assert torch.equal(ours, theirs)
-    elif isinstance(ours, dict):
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            assert_equal(ours[key], theirs[key])
-    elif isinstance(ours, (list, tuple)):
-        for a, b in zip(ours, theirs, strict=True):
-            assert_equal(a, b)
-    else:
-        assert ours == theirs
 
 
 @pytest.fixture(scope="module")
@@ -299,19 +268,59 @@ def prepared(data, tmp_path) -> Run:
 
 def test_metrics_and_baselines_are_plain_means(prepared):
     run, ids = prepared, prepared.split.train
-    metrics = baselines(run.potential, run.data, run.fixed_batches(ids), run.config.loss)
+    metrics = baselines(run.module, run.data, run.fixed_batches(ids), run.config.loss)
     forces = run.data.atoms_of("forces", ids)
     assert metrics.forces == pytest.approx(np.abs(forces).mean(), rel=1e-5)
-    references = run.potential.references.as_dict()
+    references = run.module.references.as_dict()
     z = run.data.atoms_of("z", ids).reshape(-1, 2)
     explained = np.array([sum(references[int(n)] for n in pair) for pair in z])
     expected = np.abs(run.data.energy[ids] - explained).mean() / 2
     assert metrics.energy == pytest.approx(expected, rel=1e-6)
 
-    whole = evaluate(run.potential, run.data, [ids.tolist()], run.config.loss)
-    parts = evaluate(run.potential, run.data, run.fixed_batches(ids), run.config.loss)
+    whole = evaluate(run.module, run.data, [ids.tolist()], run.config.loss)
+    parts = evaluate(run.module, run.data, run.fixed_batches(ids), run.config.loss)
     assert whole.as_dict() == pytest.approx(parts.as_dict(), rel=1e-5)
-    assert run.potential.training
+    assert run.module.training
+
+
+def test_energies_alone_need_no_derivatives(data, tmp_path, monkeypatch):
+    """Neither training, nor validation, nor the last judgement differentiates by positions."""
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kw: pytest.fail("forces built"))
+    config = small_config(tmp_path / "run", data, epochs=2)
+    config = config.model_copy(update={"loss": LossConfig(forces=0, stress=0)})
+    console = Console(file=StringIO(), markup=False, width=200)
+    train(config, console)
+    printed = console.file.getvalue()
+    assert "E meV/atom" in printed
+    assert "meV/Å" not in printed
+    assert "N/m" not in printed
+    assert "no forces" not in printed
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for part in metrics.values():
+        assert part["forces"] is part["stress"] is None
+        assert part["energy"] > 0
+
+
+@pytest.mark.parametrize(("forces", "stress"), [(1.0, 0.0), (0.0, 1.0)])
+def test_what_has_no_weight_is_not_computed_in_training(
+    data, tmp_path, quiet, monkeypatch, forces, stress
+):
+    wanted = []
+    config = small_config(tmp_path / "run", data, epochs=1)
+    config = config.model_copy(update={"loss": LossConfig(forces=forces, stress=stress)})
+    original = Potential.forward
+
+    def spy(self, graph, forces=True, virial=True, create_graph=None):
+        if self.training:
+            wanted.append((forces, virial))
+        return original(self, graph, forces, virial, create_graph)
+
+    monkeypatch.setattr(Potential, "forward", spy)
+    train(config, quiet)
+    assert set(wanted) == {(bool(forces), bool(stress))}
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test"]["forces"] > 0
+    assert metrics["test"]["stress"] > 0
 
 
 def test_structures_with_elements_outside_training_are_left_out(data, tmp_path):
@@ -320,7 +329,7 @@ def test_structures_with_elements_outside_training_are_left_out(data, tmp_path):
         update={"split": config.split.model_copy(update={"val": 0.5, "test": 0.45})}
     )
     run = prepare(only_copper)
-    known = set(run.potential.elements)
+    known = set(run.module.elements)
     assert len(known) < 6, "choose another seed: nothing is left out"
     for ids in (run.split.val, run.split.test):
         assert set(run.data.atoms_of("z", ids).tolist()) <= known
@@ -348,50 +357,6 @@ def test_settings_that_do_not_fit_are_one_sentence(data, tmp_path):
         attempt("split", val=0.0)
     with pytest.raises(ConfigError, match=r"train\.device: the device 'gpu'"):
         attempt("train", device="gpu")
-
-
-@settings(deadline=None)
-@given(
-    progress=st.floats(0, 30),
-    warmup=st.floats(0, 5),
-    final=st.floats(0, 1),
-)
-def test_schedule_stays_between_its_ends_and_is_continuous(progress, warmup, final):
-    config = TrainConfig(epochs=30, lr=0.1, warmup_epochs=warmup, final_lr=final)
-    lr = learning_rate(progress, config)
-    assert 0 <= lr <= 0.1 * (1 + 1e-12)
-    if progress > warmup:
-        assert lr >= 0.1 * final * (1 - 1e-12)
-    if warmup > 0.1:
-        assert learning_rate(progress + 1e-6, config) == pytest.approx(lr, abs=1e-5)
-    assert learning_rate(30.0, config) == pytest.approx(0.1 * final)
-
-
-def test_weight_decay_spares_biases():
-    model = nn.Linear(3, 2)
-    optimizer = build_optimizer(model, TrainConfig(weight_decay=0.1))
-    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
-    assert decay == {id(model.weight): 0.1, id(model.bias): 0.0}
-
-
-def test_mean_of_weights_by_hand():
-    model = nn.Linear(1, 1, bias=False)
-    ema = build_ema(model, decay=0.5)
-    expected = None
-    for t, value in enumerate([1.0, 3.0, -2.0, 5.0, 0.5]):
-        model.weight.data.fill_(value)
-        ema.update_parameters(model)
-        decay = min(0.5, (1 + t) / (10 + t))
-        expected = value if expected is None else decay * expected + (1 - decay) * value
-        assert ema.module.weight.item() == pytest.approx(expected)
-
-
-def test_stop_request_by_clock():
-    with StopRequest(None) as stop:
-        assert stop.reason is None
-    with StopRequest(1e-9) as stop:
-        time.sleep(1e-3)
-        assert stop.reason == "train.max_minutes is up"
 
 
 def test_command_line(data, tmp_path):
@@ -427,3 +392,12 @@ def test_sigkill_and_resume_equals_uninterrupted(data, tmp_path):
     assert process.wait() == -signal.SIGKILL, "it was over before it could be killed"
     assert subprocess.run(again, check=False, **options).returncode == 0
     assert_equal(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
+
+
+def test_a_state_of_another_version_is_refused(finished, data, tmp_path, quiet):
+    run_dir = tmp_path / "old"
+    run_dir.mkdir()
+    state = torch.load(finished / "state.pt", weights_only=True)
+    torch.save(state | {"format": 1}, run_dir / "state.pt")
+    with pytest.raises(ConfigError, match=r"state\.pt was written by another version"):
+        train(small_config(run_dir, data), quiet)

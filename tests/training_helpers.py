@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from torch import Tensor, nn
 
+from mlff2d import checkpoint
 from mlff2d.graph import Graph
+from mlff2d.models.base import EnergyModel
 from mlff2d.nn.scatter import segment_sum
 from mlff2d.training.config import Config
 
@@ -65,10 +68,11 @@ class PairNetConfig:
     width: int = 16
 
 
-class PairNet(nn.Module):
+class PairNet(EnergyModel):
     """A sum over pairs: a perceptron of both elements and the distance. Quick, nothing more."""
 
     Config = PairNetConfig
+    n_features = 32
 
     def __init__(self, config: PairNetConfig) -> None:
         super().__init__()
@@ -80,17 +84,17 @@ class PairNet(nn.Module):
             nn.SiLU(),
             nn.Linear(32, 32),
             nn.SiLU(),
-            nn.Linear(32, 1),
         )
+        self.readout = nn.Linear(32, 1, bias=False)
 
-    def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+    def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         i, j = graph.edge_index
         x = edge_vec.norm(dim=1, keepdim=True) / self.cutoff
         radial = torch.cat([x.pow(k) for k in range(1, 5)], dim=1)
         pair = self.element(graph.z[i]) * self.element(graph.z[j])
         envelope = (1 - x.clamp(max=1) ** 2) ** 3
         return segment_sum(
-            (self.layers(torch.cat([pair, radial], dim=1)) * envelope)[:, 0], i, graph.n_atoms
+            self.layers(torch.cat([pair, radial], dim=1)) * envelope, i, graph.n_atoms
         )
 
 
@@ -114,3 +118,37 @@ def small_config(run_dir: Path, data: Path, **train: object) -> Config:
         | train,
     }
     return Config.model_validate(settings)
+
+
+class Killed(BaseException):
+    """Stands for a process that ends without a chance to clean up."""
+
+
+def contents(run_dir: Path) -> dict[str, object]:
+    """All that a run leaves and that must not depend on how often it was stopped."""
+    state = torch.load(run_dir / "state.pt", weights_only=True)
+    for key in ("settings", "seconds"):
+        del state[key]
+    rows = [json.loads(line) for line in (run_dir / "log.jsonl").read_text().splitlines()]
+    rows = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows]
+    weights = {
+        name: checkpoint.read(run_dir / f"{name}.pt")["weights"] for name in ("best", "last")
+    }
+    metrics = json.loads((run_dir / "metrics.json").read_text())
+    return {"state": state, "rows": rows, "weights": weights, "metrics": metrics}
+
+
+def assert_equal(ours: object, theirs: object) -> None:
+    """Equal to the bit, through dicts and lists."""
+    assert type(ours) is type(theirs)
+    if isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    elif isinstance(ours, dict):
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert_equal(ours[key], theirs[key])
+    elif isinstance(ours, (list, tuple)):
+        for a, b in zip(ours, theirs, strict=True):
+            assert_equal(a, b)
+    else:
+        assert ours == theirs

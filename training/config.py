@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mlff2d.errors import nearest
+
+from .checks import check_model, check_start
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -40,7 +43,8 @@ class DataConfig(_Section):
 
     Attributes
     ----------
-    files : anything that `ase.io` reads, with energies, forces or stresses
+    files : anything that `ase.io` reads, with energies, forces or stresses; for a property also
+        folders of CIF files with an `id_prop.csv`
     material_key : entry of `atoms.info` that the split keeps together; without it the reduced
         formula
     in_memory : hold structures and edges in memory, else read them from the HDF5 file
@@ -96,12 +100,26 @@ class ModelConfig(BaseModel):
     """Name in the registry; every other key is a field of that model's own config.
 
     `elements`, and `avg_neighbors` where a model has it, are taken from the training part unless
-    they are given.
+    they are given. Or `from` alone: a model file or the name of a shipped model, which training
+    starts from; architecture, elements and weights are then those of that model.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str
+    name: str | None = None
+    start: Annotated[str | None, Field(alias="from")] = None
+
+    @model_validator(mode="after")
+    def _is_new_or_started(self) -> ModelConfig:
+        if self.start is None and self.name is None:
+            raise ValueError("model.name is missing; or give model.from, a model to start from")
+        others = ["name"] * (self.name is not None) + list(self.settings())
+        if self.start is not None and others:
+            raise ValueError(
+                f"with model.from the architecture is that of {self.start}; leave out "
+                + ", ".join(f"model.{key}" for key in others)
+            )
+        return self
 
     def settings(self) -> dict[str, Any]:
         """The fields for the model's config."""
@@ -109,9 +127,34 @@ class ModelConfig(BaseModel):
 
 
 class PriorConfig(_Section):
-    """What stands around the model: repulsion of nuclei at short range, or not."""
+    """What stands around the model: repulsion of nuclei at short range, or not.
+
+    A run that starts from a model has that model's.
+    """
 
     zbl: bool = True
+
+
+class PropertyConfig(_Section):
+    """A scalar property of a structure to learn, in place of energy, forces and stress.
+
+    Attributes
+    ----------
+    key : entry of `atoms.info`; in an `id_prop.csv` the column, by the name in its header line or
+        by its number (1 is the first behind the id), any name where there is one column only
+    pooling : from atoms to the structure: "mean" or "attention" (a mean with learnt weights) for
+        what does not grow with the structure, "sum" for what does
+    unit : of the values, for tables and messages
+    """
+
+    key: Annotated[str, Field(min_length=1)]
+    pooling: Literal["mean", "attention", "sum"] = "mean"
+    unit: str = ""
+
+    @field_validator("key", mode="before")
+    @classmethod
+    def _a_number_is_a_key_too(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class LossConfig(_Section):
@@ -119,6 +162,9 @@ class LossConfig(_Section):
 
     `kind` acts on the length of an error: |ΔE|/N, the vector ΔF of an atom, the tensor Δσ of a
     structure. The deltas are where Huber's loss turns from quadratic to linear.
+
+    The error of a property is |Δ| over the scale of the values in the training part, and per atom
+    for a sum; `kind` and `delta_property` are then all that counts.
     """
 
     kind: Literal["mae", "mse", "huber"] = "mae"
@@ -128,12 +174,18 @@ class LossConfig(_Section):
     delta_energy: Positive = 0.02
     delta_forces: Positive = 0.1
     delta_stress: Positive = 0.2
+    delta_property: Positive = 0.1
 
     @model_validator(mode="after")
     def _learns_something(self) -> LossConfig:
         if not (self.energy or self.forces or self.stress):
             raise ValueError("every weight is zero; give energy, forces or stress one")
         return self
+
+    @property
+    def derivatives(self) -> bool:
+        """Whether anything but energies is learnt."""
+        return bool(self.forces or self.stress)
 
 
 class TrainConfig(_Section):
@@ -182,20 +234,37 @@ class Config(_Section):
     split: SplitConfig = SplitConfig()
     model: ModelConfig
     priors: PriorConfig = PriorConfig()
+    property: PropertyConfig | None = None
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
 
+    @model_validator(mode="after")
+    def _a_property_has_no_forces(self) -> Config:
+        if self.property is not None:
+            for name, useful in (
+                ("loss", {"kind", "delta_property"}),
+                ("filters", {"max_atoms", "isolated_atoms"}),
+            ):
+                section = getattr(self, name)
+                for key, field in type(section).model_fields.items():
+                    if key not in useful and getattr(section, key) != field.default:
+                        raise ValueError(
+                            f"{name}.{key} has no meaning for a property; leave it out"
+                        )
+        return self
+
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults included, as YAML and JSON can hold it."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", by_alias=True)
 
 
 # Settings that change where, how fast or how long a run goes, and not what comes out.
-# Data files may move: it is their content that is compared.
+# Data files and the model started from may move: it is their content that is compared.
 FREE = (
     "run_dir",
     "data.files",
     "data.in_memory",
+    "model.from",
     "train.device",
     "train.threads",
     "train.max_minutes",
@@ -207,7 +276,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     """Read a YAML file and apply overrides such as 'train.lr=1e-3'.
 
     Raises ConfigError for a file that is not readable YAML, an unknown key (naming the nearest), a
-    missing one, or a value of the wrong kind.
+    missing one, a value of the wrong kind, or settings that make no model.
     """
     try:
         raw = yaml.load(path.read_text(), _Loader)
@@ -222,12 +291,35 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         apply_override(raw, override)
     _refuse_unknown(raw, Config, path)
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         problem = "is missing" if first["type"] == "missing" else first["msg"]
-        raise ConfigError(f"{path}: {key}: {problem}.") from error
+        problem = problem.removeprefix("Value error, ")
+        raise ConfigError(f"{path}: {key + ': ' if key else ''}{problem}.") from error
+    try:
+        if config.model.start is None:
+            check_model(str(config.model.name), config.model.settings())
+            return config
+        zbl = check_start(config.model.start, config.property is not None)
+    except ValueError as error:
+        raise ConfigError(f"{path}: model: {str(error).removesuffix('.')}.") from error
+    return _with_priors_of_start(config, zbl, raw, path)
+
+
+def _with_priors_of_start(
+    config: Config, zbl: bool | None, raw: dict[str, Any], path: Path
+) -> Config:
+    """The config with the ZBL of the model that training starts from, where that is a potential."""
+    if zbl is None or config.priors.zbl == zbl:
+        return config
+    if "zbl" in (raw.get("priors") or {}):
+        raise ConfigError(
+            f"{path}: priors.zbl is {config.priors.zbl}, but {config.model.start} was trained "
+            f"{'with' if zbl else 'without'} it; leave it out."
+        )
+    return config.model_copy(update={"priors": PriorConfig(zbl=zbl)})
 
 
 def apply_override(raw: dict[str, Any], override: str) -> None:
@@ -262,7 +354,11 @@ def _refuse_unknown(
         if key not in section.model_fields:
             hint = nearest(str(key), section.model_fields)
             raise ConfigError(f"{path}: unknown key {at + str(key)!r}.{hint}")
-        kind = section.model_fields[key].annotation
+        kind: Any = section.model_fields[key].annotation
+        if isinstance(kind, UnionType):  # a section that may be left out
+            if value is None:
+                continue
+            kind = get_args(kind)[0]
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             if not isinstance(value, dict):
                 raise ConfigError(f"{path}: {at}{key} is a section and needs keys below it.")

@@ -20,10 +20,11 @@ import numpy as np
 
 from mlff2d.errors import StructureError
 
+from .cif_folder import TABLE, iter_cif_folder
 from .console import watched
-from .readers import Record, Rejected, iter_records
+from .readers import Keys, Record, Rejected, iter_records
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the content of the file changes, so that caches of before are not used."""
 
 # Name, shape behind the leading axis, and type, of what has a row an atom or a row a structure.
@@ -34,6 +35,7 @@ PER_STRUCTURE = (
     ("energy", (), "f8"),
     ("virial", (3, 3), "f8"),
     ("frame", (), "i8"),
+    ("target", (), "f8"),
 )
 
 _CHUNK = 1024  # structures written at a time
@@ -41,67 +43,103 @@ _CHUNK = 1024  # structures written at a time
 
 @dataclass
 class ConversionSummary:
-    """How many frames were read and taken, how many refused of each kind, and one of each."""
+    """How many frames were read and taken, how many refused of each kind, and one of each.
+
+    `notes` are sentences that a user should read.
+    """
 
     n_frames: int = 0
     n_taken: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def refuse(self, path: Path, rejected: Rejected) -> None:
         """Count a refused frame under its kind, keeping the first as an example."""
         self.refused[rejected.kind] = self.refused.get(rejected.kind, 0) + 1
-        self.examples.setdefault(
-            rejected.kind, f"{path.name}, frame {rejected.frame}: {rejected.reason}"
-        )
+        self.examples.setdefault(rejected.kind, f"{path.name}, {rejected.where}: {rejected.reason}")
+
+    def worst(self) -> str:
+        """An example of what was refused most often."""
+        if not self.refused:
+            return "it holds none"
+        return self.examples[max(self.refused, key=lambda kind: self.refused[kind])]
 
 
 def convert_cached(
-    files: Sequence[Path], folder: Path, material_key: str
+    files: Sequence[Path],
+    folder: Path,
+    material_key: str,
+    state: tuple[str, ...] = (),
+    target: str | None = None,
 ) -> tuple[Path, ConversionSummary]:
     """The HDF5 file of these sources in a folder, converted unless it is there already.
 
-    Its name carries a digest of the sources' paths, sizes and modification times, so that changed
-    sources are converted anew. Raises StructureError as `convert` does.
+    A source is a file, or where there is a target a folder of CIF files; for the keys see
+    `readers.Keys`. The name of the HDF5 file carries a digest of the keys and of the sources'
+    paths, sizes and modification times, so that changed sources are converted anew. Raises
+    StructureError as `convert` does.
     """
+    keys = Keys(material_key, state, target)
     sources = []
     for source in files:
-        if not source.is_file():
-            raise StructureError(f"{source}: there is no such data file; mend data.files.")
-        stat = source.stat()
-        sources.append([str(source.resolve()), stat.st_size, stat.st_mtime_ns])
-    identity = json.dumps([FORMAT, material_key, sources])
+        for part in _parts(source, keys):
+            stat = part.stat()
+            sources.append([str(part.resolve()), stat.st_size, stat.st_mtime_ns])
+    identity = json.dumps([FORMAT, asdict(keys), sources])
     digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
-    path = folder / f"{files[0].name.split('.')[0]}-{digest}.h5"
+    path = folder / f"{files[0].resolve().name.split('.')[0]}-{digest}.h5"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        convert(files, path, material_key)
+        convert(files, path, material_key, state, target)
     with h5py.File(path, "r") as file:
         return path, ConversionSummary(**json.loads(file.attrs["summary"]))
 
 
-def convert(files: Sequence[Path], path: Path, material_key: str) -> ConversionSummary:
-    """Write the labelled structures of source files into one HDF5 file.
+def _parts(source: Path, keys: Keys) -> list[Path]:
+    """The files that a source is made of; raises StructureError where it is none."""
+    if source.is_dir() and keys.target is not None:
+        return [source / TABLE] * (source / TABLE).is_file() + sorted(source.glob("*.cif"))
+    if source.is_dir():
+        raise StructureError(
+            f"{source}: this is a folder; data.files takes files, and folders of CIF files with "
+            f"{TABLE} only together with the section property."
+        )
+    if not source.exists():
+        raise StructureError(f"{source}: there is no such data file; mend data.files.")
+    return [source]
+
+
+def convert(
+    files: Sequence[Path],
+    path: Path,
+    material_key: str,
+    state: tuple[str, ...] = (),
+    target: str | None = None,
+) -> ConversionSummary:
+    """Write the labelled structures of sources into one HDF5 file; see `convert_cached`.
 
     The file gets its name when it is complete; an interrupted conversion leaves none behind it.
     Raises StructureError for a source that is empty, unreadable or without a usable frame.
     """
-    summary = ConversionSummary()
+    summary, keys = ConversionSummary(), Keys(material_key, state, target)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with h5py.File(unfinished, "w") as file:
-            _create(file)
+            _create(file, len(state))
             for number, source in enumerate(files):
                 taken_before = summary.n_taken
-                records = _usable(source, material_key, summary)
+                records = _usable(source, keys, summary)
                 for chunk in _chunks(watched(records, f"reading {source.name}"), _CHUNK):
                     _append(file, chunk, number)
                 if summary.n_taken == taken_before:
-                    example = list(summary.examples.values())[-1]
-                    raise StructureError(f"{source}: no frame can be used; {example}")
+                    raise StructureError(f"{source}: no frame can be used; {summary.worst()}")
             file.attrs["summary"] = json.dumps(asdict(summary))
             file.attrs["sources"] = json.dumps(
-                [{"name": source.name, "sha256": file_digest(source)} for source in files]
+                [
+                    {"name": source.resolve().name, "sha256": source_digest(_parts(source, keys))}
+                    for source in files
+                ]
             )
         os.replace(unfinished, path)
     finally:
@@ -115,8 +153,20 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _usable(path: Path, material_key: str, summary: ConversionSummary) -> Iterator[Record]:
-    for item in iter_records(path, material_key):
+def source_digest(parts: Sequence[Path]) -> str:
+    """SHA-256 of a source: of its only file, or of the names and digests of its files."""
+    if len(parts) == 1:
+        return file_digest(parts[0])
+    listing = "".join(f"{file_digest(part)} {part.name}\n" for part in parts)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _usable(path: Path, keys: Keys, summary: ConversionSummary) -> Iterator[Record]:
+    of_folder = path.is_dir() and keys.target is not None
+    for item in iter_cif_folder(path, keys) if of_folder else iter_records(path, keys):
+        if isinstance(item, str):
+            summary.notes.append(item)
+            continue
         summary.n_frames += 1
         if isinstance(item, Rejected):
             summary.refuse(path, item)
@@ -131,8 +181,9 @@ def _chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _create(file: h5py.File) -> None:
-    for name, shape, dtype in PER_ATOM + PER_STRUCTURE:
+def _create(file: h5py.File, n_state: int) -> None:
+    state = ("state", (n_state,), "f8")
+    for name, shape, dtype in (*PER_ATOM, *PER_STRUCTURE, state):
         file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=True)
     for name, dtype in (("source", "i4"), ("material", h5py.string_dtype())):
         file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(_CHUNK,))
@@ -148,7 +199,7 @@ def _append(file: h5py.File, records: list[Record], source: int) -> None:
 
     for name, _, _ in PER_ATOM:
         extend(name, np.concatenate([getattr(r, name) for r in records]))
-    for name, _, _ in PER_STRUCTURE:
+    for name in [name for name, _, _ in PER_STRUCTURE] + ["state"]:
         extend(name, np.stack([getattr(r, name) for r in records]))
     extend("source", np.full(len(records), source))
     extend("material", [r.material for r in records])

@@ -34,7 +34,7 @@ class Dataset:
     ----------
     n_atoms, n_edges : (S,) int64
     isolated : (S,) bool, an atom has no neighbour within the cutoff
-    energy, virial, cell, pbc, frame, source : (S, ...) as in `Record`
+    energy, virial, cell, pbc, frame, state, target, source : (S, ...) as in `Record`
     material : S strings
     sources : name and sha256 of each source file
     """
@@ -44,6 +44,7 @@ class Dataset:
     energy: NDArray[np.float64]
     virial: NDArray[np.float64]
     frame: NDArray[np.int64]
+    target: NDArray[np.float64]
 
     def __init__(self, path: Path, cutoff: float, in_memory: bool = True) -> None:
         """Open a file that `convert` wrote; cutoff in Å."""
@@ -52,6 +53,7 @@ class Dataset:
         self.offset: NDArray[np.int64] = file["offset"][:]
         self.material: list[str] = list(file["material"].asstr()[:])
         self.source: NDArray[np.int32] = file["source"][:]
+        self.state: NDArray[np.float64] = file["state"][:]
         self.sources: list[dict[str, str]] = json.loads(file.attrs["sources"])
         for name, _, _ in PER_STRUCTURE:
             setattr(self, name, file[name][:])
@@ -106,6 +108,7 @@ class Dataset:
             edge_index=torch.from_numpy(edge_index),
             edge_shift=torch.from_numpy(edge_shift),
             batch=torch.from_numpy(np.repeat(np.arange(len(ids)), counts)),
+            state=torch.from_numpy(self.state[ids]),
         )
         labels = Labels(
             energy=torch.from_numpy(self.energy[ids]),

@@ -13,16 +13,17 @@ from rich.progress import Progress
 
 from mlff2d import checkpoint
 from mlff2d.graph import Graph, Labels
+from mlff2d.potential import Potential
 
 from .batches import epoch_batches, iter_batches
 from .config import Config, save_config
 from .console import make_console
+from .finetune import fit_shift
 from .interrupt import StopRequest
-from .loss import errors_of, loss_of
-from .metrics import Metrics, baselines, evaluate
+from .metrics import Metrics
 from .optim import learning_rate, set_learning_rate
 from .provenance import provenance
-from .report import epoch_line, print_data, print_result
+from .report import epoch_line, print_data, print_header, print_result, print_shift
 from .setup import Run, prepare, run_files
 from .state import restore_state, save_state
 
@@ -54,8 +55,13 @@ def train(config: Config, console: Console | None = None) -> Outcome:
         restore_state(run, files["state"])
         _forget_rows(files["log"], run.epoch)
         console.print(f"Going on with {config.run_dir}: epoch {run.epoch}, step {run.step}.")
+    elif run.start is not None and isinstance(run.module, Potential):
+        run.move_references(fit_shift(run.module, run.data, run.fixed_batches(run.split.train)))
     save_config(config, files["config"])
     print_data(run, console)
+    if run.start is not None and run.shift is not None:
+        print_shift(run.shift, run.start.name, console)
+    print_header(run.task, console)
 
     validation = run.fixed_batches(run.split.val)
     with StopRequest(config.train.max_minutes) as stop:
@@ -67,7 +73,7 @@ def train(config: Config, console: Console | None = None) -> Outcome:
                 console.print(f"{stop.reason}: saved; run the same command again to go on.")
                 return Outcome(files["best"], stop.reason, stop.signal)
             train_loss = run.loss_sum / run.step
-            metrics = evaluate(run.averaged, run.data, validation, config.loss)
+            metrics = run.task.evaluate(run.averaged, validation)
             steps = run.step
             run.epoch, run.step, run.loss_sum = run.epoch + 1, 0, 0.0
             _keep_models(run, metrics)
@@ -83,7 +89,7 @@ def train(config: Config, console: Console | None = None) -> Outcome:
             }
             with files["log"].open("a") as log:
                 log.write(json.dumps(row) + "\n")
-            console.print(epoch_line(row, metrics), soft_wrap=True)
+            console.print(epoch_line(row, metrics, run.task), soft_wrap=True)
             save_state(run, files["state"])
     _finish(run, console)
     return Outcome(files["best"], None)
@@ -101,7 +107,7 @@ def _train_epoch(run: Run, stop: StopRequest, console: Console) -> float:
         run.epoch,
     )
     state_file = run_files(run.config.run_dir)["state"]
-    loader = iter_batches(run.data, batches[run.step :], run.potential.dtype, run.device)
+    loader = iter_batches(run.data, batches[run.step :], run.module.dtype, run.device)
     waited, last_save = 0.0, time.monotonic()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"epoch {run.epoch + 1}", total=len(batches), completed=run.step)
@@ -126,18 +132,17 @@ def _train_epoch(run: Run, stop: StopRequest, console: Console) -> float:
 def _step(run: Run, graph: Graph, labels: Labels, ids: list[int]) -> float:
     """One update of weights and their mean; the loss before it."""
     run.optimizer.zero_grad(set_to_none=True)
-    errors = errors_of(run.potential(graph), labels, graph)
-    loss = loss_of(errors, run.config.loss)
+    loss = run.task.loss(run.module, graph, labels, ids)
     loss.backward()
     clip = run.config.train.clip
     norm = torch.nn.utils.clip_grad_norm_(
-        run.potential.parameters(), torch.inf if clip is None else clip
+        run.module.parameters(), torch.inf if clip is None else clip
     )
     value = float(loss.detach() + 0 * norm)
     if value != value or value in (torch.inf, -torch.inf):
         _stop_on_nan(run, graph, labels, ids)
     run.optimizer.step()
-    run.ema.update_parameters(run.potential)
+    run.ema.update_parameters(run.module)
     return value
 
 
@@ -150,7 +155,8 @@ def _stop_on_nan(run: Run, graph: Graph, labels: Labels, ids: list[int]) -> None
         "structures": [run.data.name(s) for s in ids],
         "graph": vars(graph),
         "labels": vars(labels),
-        "model": run.potential.state_dict(),
+        "target": torch.from_numpy(run.data.target[ids]),
+        "model": run.module.state_dict(),
     }
     torch.save(content, path)
     raise TrainingError(
@@ -179,18 +185,22 @@ def _keep_models(run: Run, metrics: Metrics) -> None:
 def _finish(run: Run, console: Console) -> None:
     """Judge the best model on the test part beside baselines, and write that into it."""
     files = run_files(run.config.run_dir)
-    best = checkpoint.load(files["best"], run.device, run.potential.dtype)
+    best = checkpoint.load_any(files["best"], run.device, run.module.dtype)
     training = checkpoint.read(files["best"])["training"]
     results = {}
     for name, ids in (("val", run.split.val), ("test", run.split.test)):
         if len(ids):
             batches = run.fixed_batches(ids)
-            results[name] = evaluate(best, run.data, batches, run.config.loss)
-            results[f"{name} baseline"] = baselines(best, run.data, batches, run.config.loss)
+            results[name] = run.task.evaluate(best, batches)
+            if run.start is not None and run.shift is not None:
+                results[f"{name} start"] = run.task.evaluate(run.start.module, batches)
+            results[f"{name} baseline"] = run.task.baselines(best, batches)
     training["metrics"] = {name: metrics.as_dict() for name, metrics in results.items()}
     checkpoint.save(best, files["best"], training)
     files["metrics"].write_text(json.dumps(training["metrics"], indent=2) + "\n")
-    print_result(results, console)
+    print_result(results, run.task, console)
+    if run.start is not None and run.shift is not None:
+        console.print(f"Start: {run.start.name} before training, its reference energies moved.")
     console.print(f"Best model (epoch {run.best_epoch}): {files['best']}")
 
 

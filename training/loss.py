@@ -19,7 +19,7 @@ from .config import LossConfig
 
 @dataclass(frozen=True)
 class Errors:
-    """Prediction minus label, of what is labelled; a NaN in here is the prediction's.
+    """Prediction minus label, of what is predicted and labelled; a NaN in here is the prediction's.
 
     Attributes
     ----------
@@ -34,17 +34,16 @@ class Errors:
 
 
 def errors_of(prediction: Prediction, labels: Labels, graph: Graph) -> Errors:
-    """Errors of a prediction that has forces and virial."""
-    assert prediction.forces is not None
-    assert prediction.virial is not None
+    """Errors of a prediction; those in forces and stress are empty where it has none."""
     has_energy, has_forces, has_stress = labelled(labels, graph)
     energy = (prediction.energy - labels.energy) / graph.atoms_per_structure()
-    virial = (prediction.virial - labels.virial)[has_stress]
-    return Errors(
-        energy=energy[has_energy],
-        forces=(prediction.forces - labels.forces)[has_forces],
-        stress=batched_stress_2d(virial, graph.cell[has_stress], graph.pbc[has_stress]),
-    )
+    forces, stress = labels.forces[:0], labels.virial[:0]
+    if prediction.forces is not None:
+        forces = (prediction.forces - labels.forces)[has_forces]
+    if prediction.virial is not None:
+        virial = (prediction.virial - labels.virial)[has_stress]
+        stress = batched_stress_2d(virial, graph.cell[has_stress], graph.pbc[has_stress])
+    return Errors(energy[has_energy], forces, stress)
 
 
 def labelled(labels: Labels, graph: Graph) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,11 +75,12 @@ def loss_of(errors: Errors, config: LossConfig) -> Tensor:
     total = errors.energy.new_zeros(())
     for weight, length, delta in parts:
         if weight and len(length):
-            total = total + weight * _penalty(length, config.kind, delta).double().mean()
+            total = total + weight * penalty(length, config.kind, delta).double().mean()
     return total
 
 
-def _penalty(length: Tensor, kind: str, delta: float) -> Tensor:
+def penalty(length: Tensor, kind: str, delta: float) -> Tensor:
+    """What errors of these lengths cost, for a `kind` of `LossConfig`."""
     if kind == "mae":
         return length
     if kind == "mse":

@@ -15,26 +15,36 @@ from .dataset import Dataset
 from .loss import Errors, errors_of, loss_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Errors over a part of the data; NaN where nothing is labelled.
+    """Figures over a part of the data; NaN where there is nothing to judge.
+
+    Attributes
+    ----------
+    loss : the training loss, the mean over batches weighted by their numbers of structures
+    """
+
+    loss: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The numbers by name; None instead of NaN, which JSON does not know."""
+        return {name: None if math.isnan(x) else x for name, x in asdict(self).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnergyMetrics(Metrics):
+    """Errors of a potential; NaN where nothing is labelled, or nothing learnt.
 
     Attributes
     ----------
     energy : mean |ΔE| / N in eV/atom over structures
     forces : mean absolute force component in eV/Å over all atoms
     stress : mean absolute in-plane component in N/m over slabs (xx, yy and twice xy, over 4)
-    loss : the training loss, the mean over batches weighted by their numbers of structures
     """
 
     energy: float
     forces: float
     stress: float
-    loss: float
-
-    def as_dict(self) -> dict[str, float | None]:
-        """The numbers by name; None instead of NaN, which JSON does not know."""
-        return {name: None if math.isnan(x) else x for name, x in asdict(self).items()}
 
 
 class MeanErrors:
@@ -56,21 +66,27 @@ class MeanErrors:
         self._loss += loss * n_structures
         self._structures += n_structures
 
-    def result(self) -> Metrics:
+    def result(self) -> EnergyMetrics:
         """The means."""
         energy, forces, stress = (self._sums / self._counts).tolist()
-        return Metrics(energy, forces, stress, self._loss / self._structures)
+        loss = self._loss / self._structures
+        return EnergyMetrics(energy=energy, forces=forces, stress=stress, loss=loss)
 
 
+@torch.no_grad()
 def evaluate(
     potential: Potential, data: Dataset, batches: list[list[int]], loss: LossConfig
-) -> Metrics:
-    """Errors of a potential, in its own precision and on its own device."""
+) -> EnergyMetrics:
+    """Errors of a potential, in its own precision and on its own device.
+
+    Forces and stress are only computed where the loss has one of them.
+    """
     mean = MeanErrors()
     was_training = potential.training
     potential.eval()
+    wanted = {"forces": loss.derivatives, "virial": loss.derivatives, "create_graph": False}
     for graph, labels in iter_batches(data, batches, potential.dtype, _device(potential)):
-        errors = errors_of(potential(graph), labels, graph)
+        errors = errors_of(potential(graph, **wanted), labels, graph)
         mean.add(errors, float(loss_of(errors, loss)), graph.n_structures)
     potential.train(was_training)
     return mean.result()
@@ -78,8 +94,11 @@ def evaluate(
 
 def baselines(
     potential: Potential, data: Dataset, batches: list[list[int]], loss: LossConfig
-) -> Metrics:
-    """Errors of knowing only the reference energies: the model gives zero, so do forces, stress."""
+) -> EnergyMetrics:
+    """Errors of knowing only the reference energies: the model gives zero, so do forces, stress.
+
+    Those of forces and stress only where the loss has one of them.
+    """
     mean = MeanErrors()
     references = potential.references.energies.cpu()
     for graph, labels in iter_batches(data, batches, torch.float64, torch.device("cpu")):
@@ -88,8 +107,8 @@ def baselines(
         prediction = Prediction(
             energy=energy.index_add(0, graph.batch, energies),
             energies=energies,
-            forces=torch.zeros_like(labels.forces),
-            virial=torch.zeros_like(labels.virial),
+            forces=torch.zeros_like(labels.forces) if loss.derivatives else None,
+            virial=torch.zeros_like(labels.virial) if loss.derivatives else None,
         )
         errors = errors_of(prediction, labels, graph)
         mean.add(errors, float(loss_of(errors, loss)), graph.n_structures)

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from mlff2d.atoms import symbols
+
 from .metrics import Metrics
 from .setup import Run
 from .splits import PARTS
@@ -19,8 +21,11 @@ def provenance(run: Run, metrics: dict[str, Metrics]) -> dict[str, Any]:
     settings = run.config.resolved()
     settings.pop("run_dir")
     settings["data"]["files"] = [Path(name).name for name in settings["data"]["files"]]
+    if run.start is not None:
+        settings["model"]["from"] = run.start.name
     ids = {name: getattr(run.split, name) for name in PARTS}
-    return {
+    origin = {} if run.start is None else {"start": _start(run)}
+    return origin | {
         "data": run.data.sources,
         "frames": {name: len(part) for name, part in ids.items()},
         "materials": {
@@ -32,6 +37,18 @@ def provenance(run: Run, metrics: dict[str, Metrics]) -> dict[str, Any]:
         "metrics": {name: value.as_dict() for name, value in metrics.items()},
         "versions": {name: _version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
+    }
+
+
+def _start(run: Run) -> dict[str, Any]:
+    """The model that training started from, and all that is known of that one's own origin."""
+    assert run.start is not None
+    shift = {} if run.shift is None else run.shift.energies
+    return {
+        "file": run.start.name,
+        "sha256": run.start.sha256,
+        "reference_shift": {symbols([z]): energy for z, energy in shift.items()},
+        "training": run.start.training,
     }
 
 

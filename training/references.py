@@ -1,4 +1,4 @@
-"""Reference energies of the elements and the scale of the model, from the training part.
+"""Values of the elements and the scale of the model, from the training part.
 
 Axes: N atoms, S structures, Z elements.
 """
@@ -16,22 +16,41 @@ def elements_of(data: Dataset, ids: NDArray[np.int64]) -> tuple[int, ...]:
     return tuple(int(z) for z in np.unique(data.atoms_of("z", ids)))
 
 
-def fit_references(data: Dataset, ids: NDArray[np.int64]) -> dict[int, float]:
-    """Energies in eV by atomic number that explain total energies best by composition alone.
+def fit_references(
+    data: Dataset, ids: NDArray[np.int64], totals: NDArray[np.float64] | None = None
+) -> dict[int, float]:
+    """Values by atomic number that explain totals best by composition alone.
 
-    Least squares of E - N <E/N> on the numbers of atoms of each element, each structure weighted
-    by 1/N, and the solution of least norm where compositions leave elements undetermined: then
-    they share. Without any energy all are zero.
+    `totals` (S,) of the whole data are by default the energies in eV. Least squares of
+    E - N <E/N> on the numbers of atoms of each element, each structure weighted by 1/N, and the
+    solution of least norm where compositions leave elements undetermined: then they share. Without
+    any total all are zero.
     """
+    totals = data.energy if totals is None else totals
     elements = elements_of(data, ids)
-    known = ids[np.isfinite(data.energy[ids])]
+    known = ids[np.isfinite(totals[ids])]
     if len(known) == 0:
         return dict.fromkeys(elements, 0.0)
-    fractions = compositions(data, known, elements)
-    per_atom = data.energy[known] / data.n_atoms[known]
+    per_atom = totals[known] / data.n_atoms[known]
     mean = per_atom.mean()
-    solution, *_ = np.linalg.lstsq(fractions, per_atom - mean, rcond=1e-8)
-    return {z: float(mean + e) for z, e in zip(elements, solution, strict=True)}
+    return {
+        z: float(mean + e) for z, e in fit_shifts(data, known, elements, per_atom - mean).items()
+    }
+
+
+def fit_shifts(
+    data: Dataset,
+    ids: NDArray[np.int64],
+    elements: tuple[int, ...],
+    per_atom: NDArray[np.float64],
+) -> dict[int, float]:
+    """Least squares of values per atom (S,) of some structures on their shares of the elements.
+
+    Of all solutions the one of least norm: what compositions do not determine is zero.
+    """
+    fractions = compositions(data, ids, elements)
+    solution, *_ = np.linalg.lstsq(fractions, per_atom, rcond=1e-8)
+    return dict(zip(elements, solution.tolist(), strict=True))
 
 
 def compositions(
@@ -55,9 +74,21 @@ def fit_scale(data: Dataset, ids: NDArray[np.int64], references: dict[int, float
     rms = float(np.sqrt(np.nanmean(forces**2))) if np.isfinite(forces).any() else 0.0
     if rms > 1e-6:
         return rms
-    known = ids[np.isfinite(data.energy[ids])]
+    return fit_spread(data, ids, references, data.energy)
+
+
+def fit_spread(
+    data: Dataset,
+    ids: NDArray[np.int64],
+    references: dict[int, float],
+    totals: NDArray[np.float64],
+) -> float:
+    """Standard deviation of totals per atom around what the elements explain; one if it is none."""
+    known = ids[np.isfinite(totals[ids])]
     elements = tuple(references)
     explained = compositions(data, known, elements) @ np.array(list(references.values()))
-    residual = data.energy[known] / data.n_atoms[known] - explained
-    spread = float(residual.std()) if len(known) else 0.0
-    return spread if spread > 1e-6 else 1.0
+    per_atom = totals[known] / data.n_atoms[known]
+    if len(known) == 0:
+        return 1.0
+    spread = float((per_atom - explained).std())
+    return spread if spread > 1e-6 * np.abs(per_atom).max() else 1.0

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from mlff2d.atoms import symbols
+from mlff2d.models import model_name
+from mlff2d.potential import Potential
 
 from .filters import missing
+from .finetune import Shift
 from .metrics import Metrics
 from .setup import Run
 from .splits import PARTS
+from .tasks import Column, Task
 
 
 def print_data(run: Run, console: Console) -> None:
@@ -24,7 +29,8 @@ def print_data(run: Run, console: Console) -> None:
         table.add_row(str(-count), f"refused: {kind}, e.g. {conversion.examples[kind]}")
     for removed in run.removed:
         table.add_row(str(-removed.count), f"filtered: {removed.rule}")
-    absent = {label: missing(run.data, label) for label in ("energy", "forces", "stress")}
+    labels = ("energy", "forces", "stress") if isinstance(run.module, Potential) else ()
+    absent = {label: missing(run.data, label) for label in labels}
     for name in PARTS:
         ids = getattr(run.split, name)
         materials = {run.data.material[s] for s in ids}
@@ -32,42 +38,57 @@ def print_data(run: Run, console: Console) -> None:
         text = ", ".join([f"{name}: {len(materials)} materials", *lacks])
         table.add_row(str(len(ids)), text)
     console.print(table)
-    n_weights = sum(p.numel() for p in run.potential.parameters())
-    elements = run.potential.elements
+    for note in conversion.notes:
+        console.print(note)
+    n_weights = sum(p.numel() for p in run.module.parameters())
+    elements = run.module.elements
+    unit = "eV" if isinstance(run.module, Potential) else run.module.unit
     console.print(
-        f"{run.config.model.name}: {n_weights:,} weights, {len(elements)} elements "
-        f"({symbols(elements)}), cutoff {run.potential.cutoff:g} Å, "
-        f"scale {run.potential.scale:.3f} eV"
+        f"{model_name(run.module.model)}: {n_weights:,} weights, {len(elements)} elements "
+        f"({symbols(elements)}), cutoff {run.module.cutoff:g} Å, "
+        f"scale {run.module.scale:.3g} {unit}".rstrip()
     )
-    console.print(_HEADER, soft_wrap=True)
 
 
-_HEADER = (
-    " epoch  train loss    val loss   E meV/atom    F meV/Å    σ N/m         lr   seconds (data)"
-)
+def print_shift(shift: Shift, start: str, console: Console) -> None:
+    """What the reference energies of the start were moved by, and what that does."""
+    if not shift.energies:
+        console.print(f"Reference energies are those of {start}: the data have no energies.")
+        return
+    moved = ", ".join(f"{symbols([z])} {energy:+.4f}" for z, energy in shift.energies.items())
+    console.print(
+        f"Reference energies of {start} moved to fit the data, eV: {moved}; the others stay. "
+        f"Mean |ΔE| of the start on the training part: {1000 * shift.before:.1f} meV/atom before, "
+        f"{1000 * shift.after:.1f} after."
+    )
 
 
-def epoch_line(row: dict[str, Any], val: Metrics) -> str:
+def print_header(task: Task, console: Console) -> None:
+    """The head of the table of epochs."""
+    columns = "".join(f"{column.short:>{column.width}}" for column in task.columns)
+    line = f" epoch  train loss    val loss{columns}         lr   seconds (data)"
+    console.print(line, soft_wrap=True)
+
+
+def epoch_line(row: dict[str, Any], val: Metrics, task: Task) -> str:
     """One line of the table of epochs; * marks the best so far."""
+    figures = "".join(f"{_figure(val, column):>{column.width}}" for column in task.columns)
     return (
-        f"{row['epoch']:6d}{row['train_loss']:12.5f}{val.loss:12.5f}"
-        f"{1000 * val.energy:13.2f}{1000 * val.forces:11.1f}{val.stress:9.4f}"
+        f"{row['epoch']:6d}{row['train_loss']:12.5f}{val.loss:12.5f}{figures}"
         f"{row['lr']:11.2e}{row['seconds']:9.1f} ({row['seconds_waiting_for_data']:.1f})"
         f"{' *' if row['best'] else ''}"
     )
 
 
-def print_result(results: dict[str, Metrics], console: Console) -> None:
-    """Mean absolute errors of the best model, each beside its baseline."""
-    table = Table(
-        "part", "energy (meV/atom)", "forces (meV/Å)", "stress (N/m)", title="Mean absolute errors"
-    )
+def print_result(results: dict[str, Metrics], task: Task, console: Console) -> None:
+    """Figures of the best model, each beside its baseline."""
+    table = Table("part", *(column.long for column in task.columns), title=task.title)
     for name, metrics in results.items():
-        table.add_row(
-            name,
-            f"{1000 * metrics.energy:.2f}",
-            f"{1000 * metrics.forces:.1f}",
-            f"{metrics.stress:.4f}",
-        )
+        table.add_row(name, *(_figure(metrics, column) for column in task.columns))
     console.print(table)
-    console.print("Baseline: reference energies alone, no forces, no stress.")
+    console.print(task.baseline)
+
+
+def _figure(metrics: Metrics, column: Column) -> str:
+    value: float = getattr(metrics, column.key) * column.factor
+    return "-" if math.isnan(value) else f"{value:.{column.digits}f}"

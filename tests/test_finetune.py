@@ -1,0 +1,192 @@
+"""Training that starts from a trained model: what it takes over, and what it puts right."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from rich.console import Console
+
+from mlff2d import checkpoint
+from mlff2d.atoms import to_graph
+from mlff2d.models import REGISTRY
+from mlff2d.potential import Potential
+from mlff2d.training import loop
+from mlff2d.training.config import Config, ConfigError
+from mlff2d.training.finetune import fit_shift
+from mlff2d.training.loop import train
+from mlff2d.training.setup import prepare
+from tests.training_helpers import (
+    Killed,
+    PairNet,
+    PairNetConfig,
+    assert_equal,
+    contents,
+    monolayers,
+    small_config,
+)
+
+ELEMENTS = (28, 29, 46, 47, 74, 78, 79)
+"""Of the metals, and tungsten, which the data lack."""
+
+ZERO = {"Cu": 3.0, "Ag": -2.0, "Au": 0.5, "Ni": 0.0, "Pd": 1.0, "Pt": -7.0}
+"""eV an atom that the new data's energies lie above those that the start knows."""
+
+
+@pytest.fixture(autouse=True)
+def _pairnet(monkeypatch):
+    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
+
+
+@pytest.fixture
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+@pytest.fixture
+def start(tmp_path) -> Path:
+    """A model with random weights and a short cutoff, whose zero of energy is its own."""
+    torch.manual_seed(1)
+    model = PairNet(PairNetConfig(ELEMENTS, cutoff=3.7, width=8))
+    potential = Potential(model, {z: 0.1 * z for z in ELEMENTS}, scale=0.31, zbl=True)
+    checkpoint.save(potential, tmp_path / "start.pt", training={"note": "random weights"})
+    return tmp_path / "start.pt"
+
+
+def write_data(path: Path, start: Path) -> Path:
+    """Frames whose energies are the start's own, in another zero."""
+    potential = checkpoint.load(start, dtype=torch.float64)
+    frames = monolayers()
+    for atoms in frames:
+        prediction = potential(to_graph(atoms, potential.cutoff))
+        energy = float(prediction.energy) + sum(ZERO[s] for s in atoms.symbols)
+        forces = prediction.forces.numpy()
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+    ase.io.write(path, frames)
+    return path
+
+
+def config_from(start: Path, run_dir: Path, data: Path, **train: object) -> Config:
+    settings = small_config(run_dir, data, **train).resolved()
+    return Config.model_validate(settings | {"model": {"from": str(start)}})
+
+
+def test_all_of_the_start_is_taken_over(start, tmp_path):
+    run = prepare(config_from(start, tmp_path / "run", write_data(tmp_path / "d.extxyz", start)))
+    theirs = checkpoint.load(start)
+    assert isinstance(run.module, Potential)
+    assert run.module.elements == theirs.elements == ELEMENTS
+    assert run.module.cutoff == 3.7
+    assert run.module.scale == 0.31
+    assert run.module.zbl is not None
+    assert run.module.references.as_dict() == theirs.references.as_dict()
+    for name, weight in theirs.model.state_dict().items():
+        assert torch.equal(run.module.model.state_dict()[name], weight)
+        assert torch.equal(run.averaged.model.state_dict()[name], weight)
+    assert all(p.requires_grad for p in run.module.parameters())
+
+
+def test_another_zero_of_energy_is_found(start, tmp_path):
+    data = write_data(tmp_path / "d.extxyz", start)
+    run = prepare(config_from(start, tmp_path / "run", data, dtype="float64"))
+    shift = fit_shift(run.module, run.data, run.fixed_batches(run.split.train))
+    symbols = {28: "Ni", 29: "Cu", 46: "Pd", 47: "Ag", 78: "Pt", 79: "Au"}
+    assert shift.energies == pytest.approx({z: ZERO[s] for z, s in symbols.items()}, abs=1e-5)
+    assert shift.before > 1
+    assert shift.after < 1e-5
+    run.move_references(shift)
+    moved = run.module.references.as_dict()
+    assert moved[74] == pytest.approx(7.4), "an element without data keeps its energy"
+    for z, s in symbols.items():
+        assert moved[z] == pytest.approx(0.1 * z + ZERO[s], abs=1e-5)
+    assert run.averaged.references.as_dict() == moved
+    metrics = run.task.evaluate(run.start.module, run.fixed_batches(run.split.test))
+    assert metrics.energy < 1e-5
+
+
+def test_what_compositions_do_not_determine_stays(start, tmp_path):
+    """One compound only: its total is put right, the difference of its elements is not touched."""
+    data = write_data(tmp_path / "d.extxyz", start)
+    run = prepare(config_from(start, tmp_path / "run", data, dtype="float64"))
+    ids = [s for s, name in enumerate(run.data.material) if name in ("Cu-Au", "Au-Cu")]
+    shift = fit_shift(run.module, run.data, [ids])
+    assert shift.energies == pytest.approx({29: 1.75, 79: 1.75}, abs=1e-5)
+    run.data.energy[:] = np.nan
+    assert fit_shift(run.module, run.data, [ids]).energies == {}
+
+
+def test_it_is_printed_and_kept_in_the_model_file(start, tmp_path):
+    config = config_from(start, tmp_path / "run", write_data(tmp_path / "d.extxyz", start))
+    console = Console(file=StringIO(), markup=False, width=400)
+    train(config, console)
+    printed = console.file.getvalue()
+    assert "Reference energies of start.pt moved" in printed
+    assert "Pt -7.0" in printed
+    assert "test start" in printed
+    training = checkpoint.read(tmp_path / "run" / "best.pt")["training"]
+    assert training["start"]["file"] == training["settings"]["model"]["from"] == "start.pt"
+    assert len(training["start"]["sha256"]) == 64
+    assert training["start"]["reference_shift"]["Pt"] == pytest.approx(-7.0, abs=1e-3)
+    assert training["start"]["training"] == {"note": "random weights"}
+    assert str(tmp_path) not in json.dumps(training)
+    best = checkpoint.load(tmp_path / "run" / "best.pt")
+    assert best.references.as_dict()[78] == pytest.approx(0.8, abs=1e-3)
+    assert best.scale == 0.31
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test start"]["energy"] < 1e-3 < metrics["test baseline"]["energy"]
+
+
+@pytest.mark.parametrize("step", [0, 3, 9])
+def test_killed_and_resumed_equals_uninterrupted(start, tmp_path, quiet, monkeypatch, step):
+    data = write_data(tmp_path / "d.extxyz", start)
+    train(config_from(start, tmp_path / "whole", data), quiet)
+    config = config_from(start, tmp_path / "killed", data, save_minutes=1e-9)
+    original, done = loop._step, []
+
+    def step_or_die(*args: object) -> float:
+        if len(done) == step:
+            raise Killed
+        done.append(1)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", step_or_die)
+        with pytest.raises(Killed):
+            train(config, quiet)
+    train(config, quiet)
+    assert_equal(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
+
+
+def test_a_resumed_run_has_the_same_start(start, tmp_path, quiet):
+    data = write_data(tmp_path / "d.extxyz", start)
+    train(config_from(start, tmp_path / "run", data, epochs=1), quiet)
+    moved = start.rename(tmp_path / "moved.pt")
+    assert train(config_from(moved, tmp_path / "run", data, epochs=1), quiet).stopped is None
+    content = checkpoint.read(moved)
+    torch.save(content | {"scale": 0.5}, start)
+    with pytest.raises(ConfigError, match=r"the content of model\.from"):
+        train(config_from(start, tmp_path / "run", data, epochs=1), quiet)
+
+
+def test_the_best_of_a_run_starts_the_next(start, tmp_path, quiet):
+    data = write_data(tmp_path / "d.extxyz", start)
+    train(config_from(start, tmp_path / "one", data, epochs=1), quiet)
+    train(config_from(tmp_path / "one" / "best.pt", tmp_path / "two", data, epochs=1), quiet)
+    origin = checkpoint.read(tmp_path / "two" / "best.pt")["training"]["start"]
+    assert origin["training"]["start"]["file"] == "start.pt"
+
+
+def test_an_element_that_the_start_does_not_know_is_refused(start, tmp_path):
+    # The network has a place for all, but only two were in the data that it learnt from.
+    model = PairNet(PairNetConfig(ELEMENTS, cutoff=3.7, width=8))
+    small = tmp_path / "small.pt"
+    checkpoint.save(Potential(model, {28: 0.0, 29: 0.0}), small)
+    data = write_data(tmp_path / "d.extxyz", start)
+    with pytest.raises(ConfigError, match=r"small\.pt.*does not know Pd Ag Pt Au"):
+        prepare(config_from(small, tmp_path / "run", data))
