@@ -14,8 +14,11 @@ from typing import NoReturn
 from mlff2d.errors import nearest
 
 COMMANDS = {
+    "import": "turn another package's checkpoint into a model file",
+    "info": "show what a model file is and where it came from",
+    "predict": "predict the property that a model was trained on",
     "relax": "relax monolayers: their atoms and their cell in the plane",
-    "train": "train a model on structures with energies, forces and stress",
+    "train": "train a model of energies, forces and stress, or of a property",
 }
 
 
@@ -79,6 +82,18 @@ def _run(name: str, prog: str, argv: Sequence[str]) -> int:
 
 
 def _load(name: str) -> ModuleType:
+    if name == "import":
+        from mlff2d.importers import command as importing
+
+        return importing
+    if name == "info":
+        from mlff2d import info
+
+        return info
+    if name == "predict":
+        from mlff2d import predict
+
+        return predict
     if name == "relax":
         from mlff2d.md import command as relax
 

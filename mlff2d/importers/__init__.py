@@ -7,9 +7,10 @@ running anything in it, and `convert(path) -> Imported`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlff2d.potential import Potential
+if TYPE_CHECKING:  # `mlff2d import --help` need not wait for torch
+    from mlff2d.potential import Potential
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,111 @@
+"""`mlff2d import`, on checkpoints that the peers wrote of random models."""
+
+import gzip
+import sys
+from pathlib import Path
+from subprocess import run
+
+import numpy as np
+import pytest
+
+from mlff2d import MLFF2DCalculator
+from mlff2d.checkpoint import read, save
+from mlff2d.cli import main
+from tests.parity.reference import FOLDER, inputs
+from tests.potentials import random_potential
+
+Capture = pytest.CaptureFixture[str]
+FILES = {"sevenn-tiny.pth": "nequip", "mace-tiny.model": "mace"}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    (folder / "sevenn-tiny.pth").write_bytes((FOLDER / "sevenn-tiny.pth").read_bytes())
+    with gzip.open(FOLDER / "mace-tiny.model.gz") as file:
+        (folder / "mace-tiny.model").write_bytes(file.read())
+    return folder
+
+
+@pytest.mark.parametrize(("name", "model"), FILES.items())
+def test_a_checkpoint_becomes_a_model_file(
+    name: str,
+    model: str,
+    checkpoints: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["import", str(checkpoints / name)]) == 0
+    shown = capsys.readouterr().out
+    assert "imported.licence" in shown
+    written = Path(name).with_suffix(".pt")
+    assert f"Written: {written}" in shown
+    content = read(written)
+    assert content["model"] == model
+    assert {"source", "origin", "licence", "trained_on", "cite"} <= content["training"][
+        "imported"
+    ].keys()
+    atoms = inputs()[0]
+    atoms.calc = MLFF2DCalculator(written)
+    forces = atoms.get_forces()
+    # What no peer gets right: the same slab without a third vector.
+    atoms.cell[2] = 0.0
+    atoms.pbc = (True, True, False)
+    assert np.abs(atoms.get_forces() - forces).max() < 1e-5 * np.abs(forces).max()
+
+
+def test_nothing_is_overwritten_unasked(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
+    output = tmp_path / "model.pt"
+    output.write_text("precious")
+    command = ["import", str(checkpoints / "mace-tiny.model"), "-o", str(output)]
+    assert main(command) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert output.read_text() == "precious"
+    assert main([*command, "--overwrite"]) == 0
+    assert read(output)["model"] == "mace"
+
+
+def test_what_cannot_be_imported(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
+    def error(*arguments: object) -> str:
+        assert main(["import", *map(str, arguments), "-o", str(tmp_path / "out.pt")]) == 2
+        assert not (tmp_path / "out.pt").exists()
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
+
+    assert "no file or folder" in error(tmp_path / "missing.nqx")
+    text = tmp_path / "text.pt"
+    text.write_text("hello")
+    assert "text.pt is no checkpoint that mlff2d knows; nequix" in error(text)
+    ours = tmp_path / "ours.pt"
+    save(random_potential("m3gnet"), ours)
+    assert "a model file of mlff2d already" in error(ours)
+    (tmp_path / "folder").mkdir()
+    assert "is no checkpoint" in error(tmp_path / "folder")
+    assert "leave --head out" in error(checkpoints / "sevenn-tiny.pth", "--head", "pbe")
+    broken = tmp_path / "broken.model"
+    broken.write_bytes((checkpoints / "mace-tiny.model").read_bytes()[:5000])
+    assert "broken.model" in error(broken)
+
+
+def test_no_place_to_write(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
+    source = str(checkpoints / "mace-tiny.model")
+    assert main(["import", source, "-o", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert main(["import", source, "-o", str(tmp_path / "no" / "model.pt")]) == 2
+    assert "make it first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["import", "info", "predict"])
+def test_help_does_not_load_torch(command: str) -> None:
+    code = (
+        "import sys; from mlff2d.cli import main\n"
+        f"try: main([{command!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    shown = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "usage" in shown.stdout
