@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 
-from mlff2d.errors import ModelFileError, nearest
+from mlff2d.errors import ModelFileError, TrainingStateError, nearest
 from mlff2d.models import build_model, model_config, model_name
 from mlff2d.potential import Potential
 from mlff2d.property import PropertyPredictor
@@ -28,6 +27,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
 DEFAULT_MODEL = "universal"
 
 _SHIPPED = Path(__file__).parent / "data"
+_REMEDY = "give a file that `mlff2d train` or `mlff2d import` wrote"
 _UNITS = {"energy": "eV", "length": "Å", "forces": "eV/Å", "virial": "eV, tension positive"}
 
 
@@ -38,7 +38,8 @@ def save(
 ) -> None:
     """Write a potential or a model of a property to a file, all or nothing.
 
-    `training` is provenance: primitives only (data, settings, seed, errors).
+    `training` is provenance: primitives only (data, settings, seed, errors). Raises OSError where
+    the file cannot be written.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -67,8 +68,14 @@ def save(
         }
     path = Path(path)
     unfinished = path.with_name(path.name + ".tmp")
-    torch.save(content, unfinished)
-    os.replace(unfinished, path)
+    try:
+        torch.save(content, unfinished)
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeErrors here
+        unfinished.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} could not be written; see whether there is room left in its folder"
+        ) from error
 
 
 def shipped_models() -> list[str]:
@@ -91,19 +98,19 @@ def read(model: str | Path | None = None) -> dict[str, Any]:
         raise ModelFileError(f"{path} cannot be read ({error.strerror})") from error
     except pickle.UnpicklingError as error:
         if path.read_bytes()[:1] not in (b"P", b"\x80"):  # neither a zip archive nor a pickle
-            raise ModelFileError(
-                f"{path} is not a model file; give a file that `mlff2d train` wrote"
-            ) from error
+            raise ModelFileError(f"{path} is not a model file; {_REMEDY}") from error
         raise ModelFileError(
             f"{path} holds pickled Python objects, which could run any code, and was not opened; "
-            "an mlff2d model file holds tensors and plain values only"
+            f"an mlff2d model file holds tensors and plain values only; {_REMEDY}"
         ) from error
-    except (RuntimeError, EOFError, BadZipFile, OSError, ValueError, KeyError) as error:
-        raise ModelFileError(
-            f"{path} is not a model file or is damaged; give a file that `mlff2d train` wrote"
-        ) from error
+    except Exception as error:  # of a file of other bytes torch's reader raises whatever it meets
+        raise ModelFileError(f"{path} is not a model file or is damaged; {_REMEDY}") from error
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise ModelFileError(f"{path} is not an mlff2d model file (it names no format)")
+        raise ModelFileError(f"{path} is not an mlff2d model file (it names no format); {_REMEDY}")
+    if "weights" not in content:
+        raise TrainingStateError(
+            f"{path} is the state of a training and no model; give the best.pt or last.pt beside it"
+        )
     while content["format"] in UPGRADES:
         content = UPGRADES[content["format"]](content)
     if content["format"] != FORMAT:

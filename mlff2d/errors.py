@@ -14,9 +14,14 @@ class ModelFileError(ValueError):
     """A file that is not a usable model; the message says why and what to do."""
 
 
+class TrainingStateError(ModelFileError):
+    """The saved state of a training, given in place of a model."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A hint ' Did you mean X?' for a misspelt word, followed by the valid choices."""
     choices = sorted(choices)
-    close = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
+    lower = {choice.lower(): choice for choice in reversed(choices)}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
+    hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
     return f"{hint} Valid: {', '.join(choices)}."

@@ -56,7 +56,7 @@ def print_description(content: dict[str, Any]) -> None:
         table.add_row("predicts", f"{what['name']} {what['unit']}".rstrip())
         table.add_row("pooling", what["pooling"])
     table.add_row("architecture", f"{content['model']}, {n_weights:,} numbers")
-    table.add_row("settings", ", ".join(f"{k}: {v}" for k, v in settings.items()))
+    table.add_row("settings", ", ".join(f"{k}: {_short(v)}" for k, v in settings.items()))
     table.add_row("cutoff", f"{content['cutoff']:g} Å")
     table.add_row(f"{len(elements)} elements", symbols(elements))
     for key, value in _lines(content["training"]):
@@ -72,4 +72,8 @@ def _lines(tree: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping) and value:
             yield from _lines(value, f"{at}{key}.")
         elif value not in ({}, [], None, ""):
-            yield f"{at}{key}", f"{value:g}" if isinstance(value, float) else str(value)
+            yield f"{at}{key}", _short(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -90,11 +90,17 @@ def run(args: argparse.Namespace) -> int:
     with nullcontext(sys.stdout) if output is None else output as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(["file", "index", "formula", predictor.name, "unit", "reason"])
-        for row in predict_files(predictor, files):
-            value = "" if math.isnan(row.value) else f"{row.value:.6g}"
-            table.writerow([row.file, row.index, row.formula, value, predictor.unit, row.reason])
-            stream.flush()  # what is done stays, whatever happens
-            tally.add(row)
+        try:
+            for row in predict_files(predictor, files):
+                value = "" if math.isnan(row.value) else f"{row.value:.6g}"
+                cells = [row.file, row.index, row.formula, value, predictor.unit, row.reason]
+                table.writerow(cells)
+                stream.flush()  # what is done stays, whatever happens
+                tally.add(row)
+        except KeyboardInterrupt:
+            where = "" if args.output is None else f" and in {args.output}"
+            print(f"\nStopped: {tally.n_rows} structures are done{where}.", file=sys.stderr)
+            raise
     print(tally.summary(predictor.label), file=sys.stderr)
     if args.output is not None:
         print(f"Table: {args.output}", file=sys.stderr)

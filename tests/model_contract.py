@@ -4,6 +4,8 @@ A test class that inherits `ModelContract` is parametrised by `name`, a key of R
 """
 
 import json
+import math
+from dataclasses import fields, replace
 from functools import lru_cache
 
 import numpy as np
@@ -18,12 +20,18 @@ from torch import Tensor
 
 from mlff2d.atoms import to_graph
 from mlff2d.graph import Graph, collate
-from mlff2d.models import build_model, model_config, model_name
+from mlff2d.models import REGISTRY, build_config, build_model, model_config, model_name
 from mlff2d.models.base import EnergyModel
 from tests.potentials import SMALL
 from tests.structures import mos2, random_crystal
 
 SYSTEMS = ("slab", "bulk", "one atom per cell", "molecule")
+
+SPECIAL = ("straight", "along y", "square", "close", "at the cutoff", "lone", "perfect crystal")
+
+# No setting of any model can be any of these.
+NONSENSE: list[object] = [None, math.nan, -math.inf, math.inf, -1, -2.5, 10**400, 1e300, "", "?"]
+NONSENSE += [b"x", 1j, [None], [math.nan], [math.inf], [1.5], [True], [[1]], {"a": 1}, {-3}, object]
 
 few = settings(deadline=None, max_examples=8)
 seeds = st.integers(0, 2**31)
@@ -50,6 +58,22 @@ def system(kind: str) -> Atoms:
     atoms = molecule("CH3SH")
     atoms.rattle(0.05, seed=2)
     return atoms
+
+
+def special(kind: str, cutoff: float) -> Atoms:
+    """A structure where careless derivatives are not finite."""
+    if kind == "lone":
+        return Atoms("Mo")
+    if kind == "perfect crystal":
+        return bulk("Cu", cubic=True)
+    places = {
+        "straight": [(-2.4, 0, 0), (0, 0, 0), (2.4, 0, 0)],
+        "along y": [(0, -2.4, 0), (0, 0, 0), (0, 2.4, 0)],
+        "square": [(2.4, 0, 0), (0, 0, 0), (0, 2.4, 0)],
+        "close": [(0.5, 0, 0), (0, 0, 0), (0, 2.4, 0)],
+        "at the cutoff": [(cutoff, 0, 0), (0, 0, 0), (0, 0, cutoff - 1.0)],
+    }
+    return Atoms("SMoS", places[kind])
 
 
 def graph_of(atoms: Atoms, model: EnergyModel) -> Graph:
@@ -153,6 +177,16 @@ class ModelContract:
         order = np.random.default_rng(seed).permutation(len(atoms))
         found = energies(model, graph_of(atoms[order], model))
         assert close(found, energies(model, graph_of(atoms, model))[order])
+
+    @pytest.mark.parametrize("kind", SYSTEMS)
+    def test_edges_in_any_order(self, name: str, kind: str) -> None:
+        model = small_model(name)
+        graph = graph_of(system(kind), model)
+        order = torch.randperm(graph.n_edges, generator=torch.Generator().manual_seed(0))
+        mixed = replace(
+            graph, edge_index=graph.edge_index[:, order], edge_shift=graph.edge_shift[order]
+        )
+        assert close(energies(model, mixed), energies(model, graph))
 
     @pytest.mark.parametrize("kind", ["slab", "bulk", "one atom per cell"])
     def test_supercell_repeats_the_cell(self, name: str, kind: str) -> None:
@@ -275,6 +309,23 @@ class ModelContract:
         near = energies(model, graph_of(separated(model, 0.6 * model.cutoff)[2], model))
         assert not close(near, expected, 1e-6)
 
+    @pytest.mark.parametrize("kind", SPECIAL)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_second_derivatives_where_geometry_is_special(
+        self, name: str, kind: str, dtype: torch.dtype
+    ) -> None:
+        model = build_model(name, SMALL[name])
+        model.load_state_dict(small_model(name).state_dict())
+        atoms = special(kind, model.cutoff)
+        graph = to_graph(atoms, model.cutoff + 0.5).to(dtype=dtype)  # longer edges too
+        edge_vec = graph.edge_vectors().requires_grad_(True)
+        energy = model.to(dtype)(graph, edge_vec)
+        (slope,) = torch.autograd.grad(energy.sum(), edge_vec, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.square().sum(), edge_vec)
+        assert all(found.isfinite().all() for found in (energy, slope, curvature))
+        if kind == "perfect crystal":
+            assert forces_of(small_model(name), atoms) == pytest.approx(0.0, abs=1e-9)
+
     @pytest.mark.parametrize("symbols", ["Mo", "CuCu"])
     def test_no_edges(self, name: str, symbols: str) -> None:
         torch.manual_seed(0)
@@ -339,3 +390,11 @@ class ModelContract:
     ) -> None:
         with pytest.raises(ValueError, match=reason):
             build_model(name, {**SMALL[name], setting: value})
+
+    @pytest.mark.parametrize("value", NONSENSE, ids=str)
+    def test_nonsense_is_refused_by_every_setting(self, name: str, value: object) -> None:
+        for field in fields(REGISTRY[name].Config):
+            if value is None and field.default is None:
+                continue
+            with pytest.raises(ValueError, match=field.name):
+                build_config(name, {field.name: value})

@@ -15,6 +15,7 @@ from mlff2d.models import build_model
 from mlff2d.models.allegro import Allegro, AllegroConfig
 from mlff2d.nn.mlp import SILU_GAIN
 from mlff2d.nn.pair_tensor import SurroundingsProduct, tensor_track
+from mlff2d.nn.scatter import places
 from tests.irreps import exact
 from tests.parity import reference
 
@@ -147,14 +148,20 @@ def test_tensor_track(l_max: int, parity: bool, n_layers: int, expected: list[st
     assert tensor_track(l_max, parity, n_layers) == [o3.Irreps(text) for text in expected]
 
 
-def test_product_against_the_sum_over_paths() -> None:
+@pytest.mark.parametrize(
+    ("atoms", "n_places"), [([0, 0, 1, 3, 1], 0), ([0, 0, 1, 1, 2, 2], 2), ([0, 1, 1, 2, 2], 2)]
+)
+def test_product_against_the_sum_over_paths(atoms: list[int], n_places: int) -> None:
     torch.manual_seed(0)
+    n_atoms, n_edges = max(atoms) + 1, len(atoms)
     irreps_in, irreps_atom, irreps_out = map(o3.Irreps, ("0e+1e+1o+2o", "0e+1o+2e", "0e+0o+1o+2e"))
     product = SurroundingsProduct(irreps_in, irreps_atom, irreps_out, 3).double()
-    receiver = torch.tensor([0, 0, 1, 3, 1])
-    x = torch.randn(5, 3, irreps_in.dim, dtype=torch.float64)
-    y = torch.randn(4, 3, irreps_atom.dim, dtype=torch.float64)
-    expected = torch.zeros(5, 3, irreps_out.dim, dtype=torch.float64)
+    receiver = torch.tensor(atoms)
+    found, place = places(receiver, n_atoms)
+    assert found == n_places
+    x = torch.randn(n_edges, 3, irreps_in.dim, dtype=torch.float64)
+    y = torch.randn(n_atoms, 3, irreps_atom.dim, dtype=torch.float64)
+    expected = torch.zeros(n_edges, 3, irreps_out.dim, dtype=torch.float64)
     path = 0
     for c, (_, out) in enumerate(irreps_out):
         for a, (_, first) in enumerate(irreps_in):
@@ -172,11 +179,11 @@ def test_product_against_the_sum_over_paths() -> None:
                 expected[..., irreps_out.slices()[c]] += math.sqrt(out.dim) * part.detach()
                 path += 1
     assert product.weight.shape == (3, path)
-    assert torch.allclose(product(x, y, receiver), expected, atol=1e-12)
+    assert torch.allclose(product(x, y, receiver, n_places, place), expected, atol=1e-12)
     turn = torch.from_numpy(-Rotation.random(rng=1).as_matrix())
     with exact():
         rotations = [part.D_from_matrix(turn) for part in (irreps_in, irreps_atom, irreps_out)]
-    turned = product(x @ rotations[0].T, y @ rotations[1].T, receiver)
+    turned = product(x @ rotations[0].T, y @ rotations[1].T, receiver, n_places, place)
     assert torch.allclose(turned, expected @ rotations[2].T, atol=1e-12)
 
 

@@ -68,6 +68,18 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     text.write_text("not a model")
     with pytest.raises(ModelFileError, match=r"notes\.pt"):
         checkpoint.load(text)
+    for words in (
+        "run_dir: x\ndata: {}\n",
+        "0.1 2\n",
+        "[1, 2]",
+        "\x80\x02}q",
+        "tensor",
+        "}q.",
+        "u.",
+    ):
+        text.write_text(words, encoding="latin-1")
+        with pytest.raises(ModelFileError, match=r"notes\.pt"):
+            checkpoint.load(text)
     empty = tmp_path / "empty.pt"
     empty.touch()
     with pytest.raises(ModelFileError, match=r"empty\.pt"):

@@ -106,6 +106,8 @@ def test_a_site_that_is_partly_occupied_is_another_structure(tmp_path):
         ("\ufeffm0,1\nm1,2\n", "anything", [1, 2], False),
         ('"m0","1"\n"m1","2"\n', "gap", [1, 2], False),
         ("m0,none\nm1,2\n", "gap", [2], False),
+        ("m0.cif,1\nm1.CIF,2\n", "gap", [1, 2], False),
+        ("m0.cif,none\nm1.cif,2\n", "gap", [2], False),
     ],
 )
 def test_columns(tmp_path, table, key, expected, noted):
@@ -126,6 +128,9 @@ def test_columns(tmp_path, table, key, expected, noted):
         ("id,gap\n", "gap", "no frame can be used"),
         ("m0,nan\n", "gap", r"no frame can be used.*m0.*'nan'"),
         ("x,1\n", "gap", r"no frame can be used"),
+        ("m0;1\n", "gap", r"id_prop\.csv: the cells are separated by semicolons.*`id,value`"),
+        ("m0;0,5\n", "gap", "separated by semicolons"),
+        ("id\tgap\nm0\t1\n", "gap", "separated by tabs"),
     ],
 )
 def test_nothing_left_is_one_sentence(tmp_path, table, key, words):
@@ -139,10 +144,32 @@ def test_nothing_left_is_one_sentence(tmp_path, table, key, words):
     assert not list(tmp_path.glob("*.h5"))
 
 
+def test_files_in_folders_and_with_large_letters(tmp_path):
+    folder = write_folder(tmp_path / "cifs", "a/m0,1\na/m1.cif,2\nm2,3\n", n=3)
+    (folder / "a").mkdir()
+    (folder / "m0.cif").rename(folder / "a" / "m0.cif")
+    (folder / "m1.cif").rename(folder / "a" / "m1.CIF")
+    (folder / "m2.cif").rename(folder / "m2.Cif")
+    data, summary = opened(folder)
+    assert data.target.tolist() == [1, 2, 3]
+    assert data.material == ["a/m0", "a/m1", "m2"]
+    assert not summary.refused
+    digest = data.sources[0]["sha256"]
+    ase.io.write(folder / "a" / "m0.cif", FRAMES[9])
+    again, _ = opened(folder)
+    assert again.sources[0]["sha256"] != digest, "files in folders are part of the source"
+
+
+def test_a_state_is_not_in_cif_files(tmp_path):
+    folder = write_folder(tmp_path / "cifs")
+    with pytest.raises(StructureError, match="cifs: the model takes temperature from"):
+        convert_cached([folder], tmp_path, "material", ("temperature",), "gap")
+
+
 def test_a_table_that_is_no_text(tmp_path):
     folder = write_folder(tmp_path / "cifs")
     (folder / "id_prop.csv").write_bytes(b"\xff\xfe\x00m")
-    with pytest.raises(StructureError, match=r"id_prop\.csv: the table cannot be read"):
+    with pytest.raises(StructureError, match=r"id_prop\.csv: the table cannot be read.*UTF-8"):
         read_table(folder, "gap")
 
 

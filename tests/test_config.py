@@ -57,6 +57,14 @@ def test_unknown_keys_are_named_with_the_nearest(path, override, words):
         ("train.epochs=0", ["train.epochs", "greater"]),
         ("train.lr=fast", ["train.lr", "number"]),
         ("split.val=0.6", ["val"]),
+        ("seed=-1", ["seed", "-1"]),
+        ("split.val=0", ["split.val", "greater than 0"]),
+        ("data.files=[]", ["data.files", "empty"]),
+        ("data.files=", ["data.files", "list"]),
+        ("run_dir=", ["run_dir", "path"]),
+        ("train.lr=[1]", ["train.lr", "[1]"]),
+        ("train.dtype=float16", ["train.dtype", "'float16'", "Did you mean 'float64'"]),
+        ("property={key: gap, pooling: means}", ["property.pooling", "Did you mean 'mean'"]),
         ("loss.kind=l3", ["loss.kind", "huber"]),
         ("data.files=[]", ["data.files"]),
         ("train=3", ["train", "section"]),
@@ -154,6 +162,22 @@ def test_settings_that_make_no_model_are_refused_when_read(path, override, words
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("config", ["tiny", "property"])
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_another_model_is_another_name(name, config):
+    path = Path(training.__file__).parent / "configs" / f"{config}.yaml"
+    assert load_config(path, [f"model.name={name}"]).model.name == name
+
+
+def test_settings_of_the_model_before_are_named_together(path):
+    settings = "{name: mace, cutoff: 5, threebody_cutoff: 4, n_blocks: 2, n_layers: 1}"
+    with pytest.raises(ConfigError) as error:
+        load_config(path, [f"model={settings}"])
+    for word in ["model 'mace'", "threebody_cutoff (of m3gnet)", "n_blocks (of ", "n_layers"]:
+        assert word in str(error.value)
+    assert "Did you mean" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", sorted(SMALL_MODELS))
 def test_settings_of_every_model_are_taken(path, tmp_path, name):
     model = {"name": name} | SMALL_MODELS[name]
@@ -222,7 +246,7 @@ def test_a_property_and_what_has_no_meaning_for_it(path, tmp_path):
     assert load_config(path, ["property.key=2"]).property.key == "2"
     assert load_config(path, ["property="]).property is None
     for override, words in {
-        "property={key: gap, pooling: max}": "property.pooling.*'mean', 'attention' or 'sum'",
+        "property={key: gap, pooling: max}": "property.pooling: 'max' is no choice.*mean, sum",
         "property.keys=gap": "property.keys.*'key'",
         "property={unit: eV}": "property.key: is missing",
         "property=gap": "property is a section",

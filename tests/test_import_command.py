@@ -1,12 +1,15 @@
 """`mlff2d import`, on checkpoints that the peers wrote of random models."""
 
 import gzip
+import struct
 import sys
+import zipfile
 from pathlib import Path
 from subprocess import run
 
 import numpy as np
 import pytest
+import torch
 
 from mlff2d import MLFF2DCalculator
 from mlff2d.checkpoint import read, save
@@ -83,12 +86,56 @@ def test_what_cannot_be_imported(checkpoints: Path, tmp_path: Path, capsys: Capt
     ours = tmp_path / "ours.pt"
     save(random_potential("m3gnet"), ours)
     assert "a model file of mlff2d already" in error(ours)
-    (tmp_path / "folder").mkdir()
-    assert "is no checkpoint" in error(tmp_path / "folder")
+    state = tmp_path / "state.pt"
+    torch.save({"format": 1, "model": {}}, state)
+    assert "the state of a training and no model" in error(state)
+    (tmp_path / "config.yaml").write_text("run_dir: runs/tiny\n\nmodel:\n  name: m3gnet\n")
+    assert "is no checkpoint that mlff2d knows" in error(tmp_path / "config.yaml")
     assert "leave --head out" in error(checkpoints / "sevenn-tiny.pth", "--head", "pbe")
-    broken = tmp_path / "broken.model"
-    broken.write_bytes((checkpoints / "mace-tiny.model").read_bytes()[:5000])
-    assert "broken.model" in error(broken)
+    empty = tmp_path / "empty.pth"
+    empty.touch()
+    assert "empty.pth is empty; copy or download it again" in error(empty)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_files(name: str, checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
+    content = (checkpoints / name).read_bytes()
+    with zipfile.ZipFile(checkpoints / name) as archive:
+        tensor = archive.getinfo(next(n for n in archive.namelist() if n.endswith("data/3")))
+    lengths = content[tensor.header_offset + 26 : tensor.header_offset + 30]  # of name and padding
+    within = tensor.header_offset + 30 + sum(struct.unpack("<HH", lengths))
+    flipped = content[:within] + bytes([content[within] ^ 1]) + content[within + 1 :]
+    broken = tmp_path / f"broken-{name}"
+    for damaged in (content[:5000], content[:-300], flipped):
+        broken.write_bytes(damaged)
+        assert main(["import", str(broken), "-o", str(tmp_path / "out.pt")]) == 2
+        message = capsys.readouterr().err
+        assert f"{broken.name} is damaged or was cut short" in message
+        assert message.rstrip().endswith("download it again")
+        assert len(message) < 300
+        assert not (tmp_path / "out.pt").exists()
+
+
+def test_folders_and_what_is_in_them(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
+    def error(path: Path) -> str:
+        assert main(["import", str(path), "-o", str(tmp_path / "out.pt")]) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
+
+    folder = tmp_path / "M3GNet-PES"
+    folder.mkdir()
+    assert "M3GNet-PES is no folder that mlff2d can import; nequix" in error(folder)
+    assert f"such as {checkpoints / 'mace-tiny.model'}" in error(checkpoints)
+    (folder / "model.json").write_text('{"@module": "matgl.apps.pes"}')
+    assert "has no state.pt beside its model.json" in error(folder)
+    torch.save({}, folder / "state.pt")
+    for part in ("model.json", "state.pt"):
+        assert f"import its folder, {folder}" in error(folder / part)
+    (folder / "model.json").write_text("{")
+    assert "M3GNet-PES is damaged" in error(folder)
+    (folder / "model.json").unlink()
+    assert "has no model.json beside its state.pt" in error(folder)
 
 
 def test_no_place_to_write(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -97,6 +144,27 @@ def test_no_place_to_write(checkpoints: Path, tmp_path: Path, capsys: Capture) -
     assert "is a folder" in capsys.readouterr().err
     assert main(["import", source, "-o", str(tmp_path / "no" / "model.pt")]) == 2
     assert "make it first" in capsys.readouterr().err
+
+
+def test_writing_goes_wrong(
+    checkpoints: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")
+
+    def forbidden(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    command = ["import", str(checkpoints / "mace-tiny.model"), "-o", str(tmp_path / "model.pt")]
+    monkeypatch.setattr("mlff2d.checkpoint.torch.save", full)
+    assert main(command) == 2
+    message = capsys.readouterr().err
+    assert "model.pt could not be written" in message
+    assert "enforce" not in message
+    monkeypatch.setattr("mlff2d.importers.command.TemporaryFile", forbidden)
+    assert main(command) == 2
+    assert f"into the folder {tmp_path} (Permission denied)" in capsys.readouterr().err
+    assert not (tmp_path / "model.pt").exists()
 
 
 @pytest.mark.parametrize("command", ["import", "info", "predict"])

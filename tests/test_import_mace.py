@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from mlff2d.atoms import to_graph
 from mlff2d.errors import ModelFileError
 from mlff2d.importers import mace
 from mlff2d.importers.mace import convert, recognises
-from mlff2d.importers.pickles import Inert, read_inert
+from mlff2d.importers.pickles import Inert, lookup, read_inert
 from mlff2d.potential import Potential
 from tests.parity import reference
 from tests.potentials import random_potential
@@ -59,7 +60,28 @@ def test_card_says_what_is_known(model_file: Path) -> None:
     card = convert(model_file).card
     assert card["source"] == "mace-torch, ScaleShiftMACE"
     assert card["file"] == "tiny.model"
-    assert {"origin", "licence", "trained_on", "cite"} <= card.keys()
+    assert card["origin"] == card["licence"] == card["trained_on"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("name", "licence", "data"),
+    [
+        ("2023-12-10-mace-128-L0_energy_epoch-249.model", "MIT", "MPtrj"),
+        ("20231203mace128L1_epoch199model", "MIT", "MPtrj"),  # as mace-torch keeps it
+        ("mace-medium-density-agnesi-stress.model", "MIT", "MPtrj"),
+        ("mace-mpa-0-medium.model", "MIT", "sAlex"),
+        ("mace-omat-0-medium.model", "Academic Software License", "OMat24"),
+        ("MACE-matpes-pbe-omat-ft.model", "Academic Software License", r"MatPES \(PBE\)"),
+        ("MACE-OFF23_small.model", "Academic Software License", "SPICE"),
+    ],
+)
+def test_published_files_are_known_by_name(
+    model_file: Path, name: str, licence: str, data: str
+) -> None:
+    card = convert(model_file.rename(model_file.with_name(name))).card
+    assert card["origin"] == "https://github.com/ACEsuit/mace-foundations"
+    assert card["licence"].startswith(licence)
+    assert re.search(data, card["trained_on"])
 
 
 def test_saved_and_loaded_it_is_the_same(model_file: Path, tmp_path: Path) -> None:
@@ -144,6 +166,11 @@ def with_setting(name: str, value: Any, parent: str = "") -> Callable[[Inert], N
     return change
 
 
+def with_nan(model: Inert) -> None:
+    """As after a training that went wrong."""
+    lookup(model, "node_embedding.linear.weight")[0] = torch.nan
+
+
 def without(name: str) -> Callable[[Inert], None]:
     """Takes a submodule away."""
 
@@ -197,6 +224,7 @@ def with_part(name: str) -> Callable[[Inert], None]:
         ),
         (with_buffer("node_embedding.linear.weight", torch.ones(4)), "no model as mace-torch"),
         (with_buffer("atomic_numbers", torch.tensor([6, 1, 16, 29, 42])), "must be ascending"),
+        (with_nan, "weights that are NaN or infinite"),
         (without("scale_shift"), None),
         (without("readouts"), "it lacks 'readouts"),
         (without("node_embedding"), "it lacks 'node_embedding"),

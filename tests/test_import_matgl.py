@@ -170,6 +170,22 @@ def test_tiny_folder_in_another_order_of_elements(tmp_path: Path, far_end: bool)
     reference.compare(potential.model, model)
 
 
+@pytest.mark.parametrize(
+    ("name", "licence", "data"),
+    [
+        ("M3GNet-MatPES-r2SCAN-v2025.1-PES", "BSD-3-Clause", "MatPES (r2SCAN)"),
+        ("mine", "unknown", "unknown"),
+    ],
+)
+def test_only_published_folders_have_their_licence(
+    tmp_path: Path, name: str, licence: str, data: str
+) -> None:
+    tiny(tmp_path / name)
+    card = matgl.convert(tmp_path / name).card
+    assert (card["licence"], card["trained_on"]) == (licence, data)
+    assert (card["origin"] == "unknown") == (licence == "unknown")
+
+
 def spoil(settings: dict[str, Any], **changes: object) -> dict[str, Any]:
     settings["kwargs"]["model"]["init_args"] |= changes
     return settings

@@ -129,6 +129,15 @@ def test_public_checkpoints(name: str, tmp_path: Path) -> None:
     same_on_shared_structures(imported.potential, name)
 
 
+@pytest.mark.parametrize(("name", "licence"), [("nequix-mp-1", "MIT"), ("mine", "unknown")])
+def test_only_published_files_have_their_licence(name: str, licence: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.nqx"
+    path.write_bytes(content(*tiny()))
+    card = nequix.convert(path).card
+    assert card["licence"] == licence
+    assert card["origin"].endswith("nequix" if licence == "MIT" else "unknown")
+
+
 @needs_data
 def test_cards() -> None:
     cards = [nequix.convert(CHECKPOINTS / f"{name}.nqx").card for name in PUBLIC]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mlff2d.checkpoint import save
 from mlff2d.cli import main
@@ -34,3 +35,9 @@ def test_the_shipped_model(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_such_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "univresal"]) == 2
     assert "Did you mean 'universal'?" in capsys.readouterr().err
+
+
+def test_the_state_of_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"format": 1, "model": {}}, tmp_path / "state.pt")
+    assert main(["info", str(tmp_path / "state.pt")]) == 2
+    assert "give the best.pt or last.pt beside it" in capsys.readouterr().err

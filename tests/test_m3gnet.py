@@ -368,6 +368,7 @@ def test_equal_elements_and_places_give_equal_energies() -> None:
         ({"threebody_cutoff": 0.0}, "threebody_cutoff"),
         ({"n_radial": 0}, "n_radial"),
         ({"max_l": 0}, "max_l"),
+        ({"max_l": 14}, "max_l must be at most 13"),
         ({"channels": 0}, "channels"),
         ({"n_blocks": 0}, "n_blocks"),
         ({"depth": 0}, "depth"),
@@ -376,6 +377,7 @@ def test_equal_elements_and_places_give_equal_energies() -> None:
         ({"threebody_center": "neighbor"}, "Did you mean 'neighbour'"),
         ({"cutoff": float("nan")}, "cutoff"),
         ({"cutoff": float("inf")}, "cutoff"),
+        ({"cutoff": 1e200}, "cutoff"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], reason: str) -> None:

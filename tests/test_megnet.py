@@ -274,6 +274,8 @@ def test_settings_from_yaml_are_tuples() -> None:
         ({"n_blocks": 0}, "n_blocks"),
         ({"state": "temperature"}, r"state must be names .* such as \('temperature',\)"),
         ({"state": (1,)}, "state must be names"),
+        ({"state": None}, "state must be names"),
+        ({"state": 300.0}, "state must be names"),
         ({"state": ("a", "b", "a")}, r"names an entry twice; use \('a', 'b'\)"),
         ({"input_sizes": (64, 16)}, "let input_sizes end in 32"),
         ({"input_sizes": ()}, "input_sizes must have at least one"),

@@ -166,7 +166,7 @@ def test_any_irreps_are_advised_invariant_and_pruned(
         ({"hidden_irreps": ""}, "has no 0e.*use '64x0e'$"),
         ({"hidden_irreps": "8x0e+4x1k"}, "is not a sum of irreps; use '8x0e'$"),
         ({"hidden_irreps": "eight"}, "is not a sum of irreps; use '64x0e"),
-        ({"hidden_irreps": 8}, "is not a sum of irreps; use '64x0e"),
+        ({"hidden_irreps": 8}, "hidden_irreps must be a sum of irreps such as .64x0e.*, not 8"),
         # A pseudoscalar comes from 1e, and only there it can go.
         ({"hidden_irreps": "8x0e+2x0o+4x1o"}, "by way of 2x0o to the energy; use '8x0e\\+4x1o'$"),
         ({"hidden_irreps": "8x0e+4x1o", "n_layers": 1, "l_max": 1}, "use '8x0e'$"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,9 +54,17 @@ def test_element_index_counts_the_elements(elements: list[int]) -> None:
         ((6, 6), r"use \(6,\)"),
         ((0, 6), "has 0"),
         ((6, 119), "has 119"),
+        (None, r"list of atomic numbers such as \(16, 42\), not None"),
+        (42, "list of atomic numbers"),
+        ("42", "list of atomic numbers"),
+        ({6: "C"}, "list of atomic numbers"),
+        (["Mo"], "list of atomic numbers"),
+        ([6.5], "list of atomic numbers"),
+        ([True], "list of atomic numbers"),
+        ([math.inf], "list of atomic numbers"),
     ],
 )
-def test_elements_refused(elements: tuple[int, ...], reason: str) -> None:
+def test_elements_refused(elements: Any, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         check_elements(elements)
 

@@ -81,7 +81,7 @@ def test_without_an_output_the_table_is_printed(inputs, model, capsys) -> None:
     assert len(table(capsys.readouterr().out)) == 4
 
 
-def test_rows_are_written_as_they_come(inputs, model, monkeypatch) -> None:
+def test_rows_are_written_as_they_come(inputs, model, monkeypatch, capsys) -> None:
     from mlff2d.property import PropertyPredictor
 
     original, calls = PropertyPredictor.predict, []
@@ -95,6 +95,7 @@ def test_rows_are_written_as_they_come(inputs, model, monkeypatch) -> None:
     monkeypatch.setattr(PropertyPredictor, "predict", stop_at_the_second)
     assert cli.main(["predict", str(model), "in.extxyz", "-o", "out.csv"]) == 130
     assert len(table(Path("out.csv").read_text())) == 2
+    assert "Stopped: 2 structures are done and in out.csv." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

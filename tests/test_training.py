@@ -354,7 +354,7 @@ def test_settings_that_do_not_fit_are_one_sentence(data, tmp_path):
     with pytest.raises(ConfigError, match=r"model\.elements lacks Ni"):
         attempt("model", elements=[29, 46, 47, 78, 79])
     with pytest.raises(ConfigError, match="val part is empty"):
-        attempt("split", val=0.0)
+        attempt("split", val=1e-9)
     with pytest.raises(ConfigError, match=r"train\.device: the device 'gpu'"):
         attempt("train", device="gpu")
 

@@ -33,6 +33,26 @@ class Table:
     note: str | None
 
 
+def cif_files(folder: Path) -> dict[str, Path]:
+    """The CIF files of a folder and the folders in it, by id: name (with folder) without .cif."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() == ".cif")
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def _without_suffix(identifier: str) -> str:
+    return identifier[:-4] if identifier.lower().endswith(".cif") else identifier
+
+
+def _refuse_other_separator(path: Path, rows: list[tuple[int, list[str]]]) -> None:
+    """Spreadsheets where the comma is the decimal point, for example, write semicolons."""
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if all(separator in cells[0] for _, cells in rows):
+            raise StructureError(
+                f"{path}: the cells are separated by {name}; write rows `id,value` with a comma "
+                "between them and a point in the numbers"
+            )
+
+
 def read_table(folder: Path, key: str) -> Table:
     """The table of a folder and the column of a property in it.
 
@@ -48,15 +68,18 @@ def read_table(folder: Path, key: str) -> Table:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [[cell.strip() for cell in row] for row in csv.reader(file)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise StructureError(f"{path}: the table cannot be read ({error})") from error
+        raise StructureError(
+            f"{path}: the table cannot be read ({error}); save it as comma-separated UTF-8 text"
+        ) from error
     rows = [(number, cells) for number, cells in enumerate(lines, 1) if any(cells)]
     if not rows:
         raise StructureError(f"{path}: the table is empty")
+    _refuse_other_separator(path, rows)
     first = rows[0][1]
     is_header = (
         len(first) > 1
         and not any(_is_number(cell) for cell in first[1:])
-        and not (folder / f"{first[0]}.cif").is_file()
+        and _without_suffix(first[0]) not in cif_files(folder)
     )
     names = first[1:] if is_header else []
     n_columns = max(len(cells) for _, cells in rows) - 1
@@ -80,16 +103,22 @@ def read_table(folder: Path, key: str) -> Table:
 def iter_cif_folder(folder: Path, keys: Keys) -> Iterator[Record | Rejected | str]:
     """Every row of the table in order and every CIF file without one; last what to note, if any.
 
-    A record's material is its id. Raises StructureError as `read_table` does.
+    An id may be written with its .cif. A record's material is its id. Raises StructureError as
+    `read_table` does, and where a model wants a state.
     """
     assert keys.target is not None
+    if keys.state:
+        raise StructureError(
+            f"{folder}: the model takes {', '.join(keys.state)} from atoms.info, which CIF files "
+            "do not have; write the structures as extended XYZ with it and the property in info"
+        )
     table = read_table(folder, keys.target)
+    files = cif_files(folder)
     seen: set[str] = set()
     for number, cells in table.rows:
-        identifier = cells[0]
+        identifier = _without_suffix(cells[0])
         where = f"line {number} ({identifier})"
         value = cells[table.column] if len(cells) > table.column else ""
-        path = folder / f"{identifier}.cif"
         if identifier in seen:
             yield Rejected(where, "id given twice", "an id counts once, with its first line")
             continue
@@ -97,24 +126,27 @@ def iter_cif_folder(folder: Path, keys: Keys) -> Iterator[Record | Rejected | st
         if not _is_number(value):
             fault = f"its {keys.target} is {value!r}, not a finite number"
             yield Rejected(where, "no usable target", fault)
-        elif not path.is_file():
-            yield Rejected(where, "no CIF file", f"there is no {path.name}")
+        elif identifier not in files:
+            yield Rejected(where, "no CIF file", f"there is no {identifier}.cif")
         else:
-            yield _record(number, where, path, float(value), keys)
-    for path in sorted(folder.glob("*.cif")):
-        if path.stem not in seen:
-            yield Rejected(path.name, "no row in the table", f"{TABLE} has no id {path.stem}")
+            yield _record(number, identifier, files[identifier], float(value), keys)
+    for identifier, path in files.items():
+        if identifier not in seen:
+            yield Rejected(path.name, "no row in the table", f"{TABLE} has no id {identifier}")
     if table.note:
         yield table.note
 
 
-def _record(number: int, where: str, path: Path, value: float, keys: Keys) -> Record | Rejected:
+def _record(
+    number: int, identifier: str, path: Path, value: float, keys: Keys
+) -> Record | Rejected:
+    where = f"line {number} ({identifier})"
     try:
         atoms = read_cif(path)
     except StructureError as error:
         return Rejected(where, "cannot be read", str(error))
     assert keys.target is not None
-    atoms.info |= {keys.material: path.stem, keys.target: value}
+    atoms.info |= {keys.material: identifier, keys.target: value}
     return checked_record(number, where, atoms, keys)
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mlff2d.errors import nearest
 
-from .checks import check_model, check_start
+from .checks import check_model, check_start, describe
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -85,7 +85,7 @@ class FilterConfig(_Section):
 class SplitConfig(_Section):
     """Shares of the materials for validation and test; the rest is trained on."""
 
-    val: Fraction = 0.1
+    val: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test: Fraction = 0.1
     seed: int = 0
 
@@ -141,7 +141,8 @@ class PropertyConfig(_Section):
     Attributes
     ----------
     key : entry of `atoms.info`; in an `id_prop.csv` the column, by the name in its header line or
-        by its number (1 is the first behind the id), any name where there is one column only
+        by its number (1 is the first behind the id); any name where there is one column and no
+        header
     pooling : from atoms to the structure: "mean" or "attention" (a mean with learnt weights) for
         what does not grow with the structure, "sum" for what does
     unit : of the values, for tables and messages
@@ -228,7 +229,7 @@ class Config(_Section):
     """One training run; `run_dir` receives everything that it writes."""
 
     run_dir: Path
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     data: DataConfig
     filters: FilterConfig = FilterConfig()
     split: SplitConfig = SplitConfig()
@@ -295,8 +296,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        problem = "is missing" if first["type"] == "missing" else first["msg"]
-        problem = problem.removeprefix("Value error, ")
+        problem = describe(first).removesuffix(".")
         raise ConfigError(f"{path}: {key + ': ' if key else ''}{problem}.") from error
     try:
         if config.model.start is None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from mlff2d.errors import StructureError
 
-from .cif_folder import TABLE, iter_cif_folder
+from .cif_folder import TABLE, cif_files, iter_cif_folder
 from .console import watched
 from .readers import Keys, Record, Rejected, iter_records
 
@@ -99,7 +99,8 @@ def convert_cached(
 def _parts(source: Path, keys: Keys) -> list[Path]:
     """The files that a source is made of; raises StructureError where it is none."""
     if source.is_dir() and keys.target is not None:
-        return [source / TABLE] * (source / TABLE).is_file() + sorted(source.glob("*.cif"))
+        table = source / TABLE
+        return [table] * table.is_file() + list(cif_files(source).values())
     if source.is_dir():
         raise StructureError(
             f"{source}: this is a folder; data.files takes files, and folders of CIF files with "

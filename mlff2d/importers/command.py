@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryFile
 
 # Nothing heavy above the functions: --help must not wait for torch.
 
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     Raises ModelFileError for what cannot be imported, and ValueError for an output that cannot be
     written.
     """
+    if not args.checkpoint.exists():  # known at once, before torch is loaded
+        raise ValueError(f"there is no file or folder {args.checkpoint}")
     source = args.checkpoint.resolve()  # "." has no name
     output = args.output or Path(f"{source.name if source.is_dir() else source.stem}.pt")
     _refuse_output(output, args.overwrite)
@@ -73,3 +76,11 @@ def _refuse_output(output: Path, overwrite: bool) -> None:
         raise ValueError(f"there is no folder {output.parent} to write to; make it first")
     if output.exists() and not overwrite:
         raise ValueError(f"{output} exists; give -o another name, or --overwrite")
+    try:
+        with TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"nothing can be written into the folder {output.parent} ({error.strerror}); name "
+            "another place with -o"
+        ) from error

@@ -8,6 +8,7 @@ that the public models of energies use.
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,18 @@ USUAL = {
     "use_last_readout_only": False,
     "use_agnostic_product": False,
 }
+_ASL = "Academic Software License (not for commercial use)"
+_PUBLIC = (
+    # How the names of published files begin, without dots and dashes; licence and data.
+    (r"20231210mace128l0|20231203mace128l1", "MIT", "MPtrj (PBE and PBE+U)"),
+    (r"macemptrj2022|maceagnesi(small|medium)", "MIT", "MPtrj (PBE and PBE+U)"),
+    (r"mace(small|medium|large)densityagnesistress|macemp0b3", "MIT", "MPtrj (PBE and PBE+U)"),
+    (r"macempa0", "MIT", "MPtrj, sAlex (PBE and PBE+U)"),
+    (r"maceomat0", _ASL, "OMat24 (PBE and PBE+U)"),
+    (r"macematpespbeomat", _ASL, "OMat24 (PBE and PBE+U), MatPES (PBE)"),
+    (r"macematpesr2scanomat", _ASL, "OMat24 (PBE and PBE+U), MatPES (r2SCAN)"),
+    (r"maceoff23", _ASL, "SPICE (ωB97M-D3)"),
+)
 _SEARCHED = 2**22  # bytes of a file that begin with the names of its classes
 
 
@@ -128,14 +141,26 @@ def _converted(path: str | Path, module: Inert, head: str | None) -> Imported:
     card = {
         "source": f"mace-torch, {module.qualified_name.rpartition('.')[2]}",
         "file": Path(path).name,
-        "origin": "unknown",
-        "licence": "unknown",
-        "trained_on": "unknown",
+        **_origin(Path(path)),
         "cite": "Batatia et al., NeurIPS 2022 (arXiv:2206.07697), and the paper of the weights",
     }
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise ModelFileError(
+            f"{path} has weights that are NaN or infinite; its training went wrong"
+        )
     if n_heads > 1:
         card["head"] = _heads(module)[chosen]
     return Imported(potential.to(dtype).eval(), card)
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """Origin, licence and data of a file with a name under which its authors publish it."""
+    name = "".join(filter(str.isalnum, path.name)).lower()  # the downloads lose their dots
+    for pattern, licence, data in _PUBLIC:
+        if re.match(pattern, name):
+            origin = "https://github.com/ACEsuit/mace-foundations"
+            return {"origin": origin, "licence": licence, "trained_on": data}
+    return dict.fromkeys(("origin", "licence", "trained_on"), "unknown")
 
 
 def _check_usual(module: Inert) -> None:
@@ -192,9 +217,7 @@ def _head(path: str | Path, module: Inert, head: str | None) -> tuple[int, int]:
     """Which head, of how many."""
     heads = _heads(module)
     if head is None and len(heads) > 1:
-        raise ModelFileError(
-            f"{path} has several heads, {', '.join(heads)}; say which one is wanted"
-        )
+        raise ModelFileError(f"{path} has several heads, {', '.join(heads)}; say which with --head")
     if head is not None and head not in heads:
         raise ModelFileError(f"{path} has no head {head!r}; it has {', '.join(heads)}")
     return (0 if head is None else heads.index(head)), len(heads)

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from mlff2d.errors import ModelFileError
 from mlff2d.importers import Imported
+from mlff2d.importers.pickles import check_archive
 from mlff2d.models.m3gnet import M3GNet, M3GNetConfig
 from mlff2d.potential import Potential
 
@@ -59,21 +60,22 @@ _NAMES = (
     (r"^graph_layers\.(\d+)\.conv\.(edge|node)_(update|weight)_func\.", r"blocks.\1.\2_\3."),
 )
 _DATA = {
+    # Parts of the names of the folders that matgl publishes, and what they were trained on.
     "MatPES-PBE": "MatPES (PBE)",
     "MatPES-r2SCAN": "MatPES (r2SCAN)",
-    "MP-2021": "MPF.2021.2.8",
+    "MP-2021": "MPF.2021.2.8 (PBE and PBE+U)",
 }
 
 
 def recognises(path: str | Path) -> bool:
-    """Whether a folder holds what matgl saves of a model, of whatever kind."""
+    """Whether a folder holds what matgl saves of a model, of whatever kind or damaged."""
     path = Path(path)
     if not (path / "model.json").is_file() or not (path / "state.pt").is_file():
         return False
     try:
         return str(_settings(path).get("@module", "")).startswith("matgl.")
     except ModelFileError:
-        return False
+        return True  # to be told of it
 
 
 def convert(path: str | Path) -> Imported:
@@ -188,9 +190,12 @@ def _settings(path: Path) -> dict[str, Any]:
 def _state(path: Path) -> dict[str, Tensor]:
     """The tensors of state.pt by their names."""
     try:
+        check_archive(path / "state.pt")
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelFileError(f"{path / 'state.pt'} cannot be read ({error.strerror})") from error
+    except ModelFileError:
+        raise
     except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise _damaged(path, "state.pt is no file of tensors") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -246,8 +251,8 @@ def _card(path: Path, far_end: bool) -> dict[str, Any]:
     data = [full for part, full in _DATA.items() if part in name]
     return {
         "source": f"matgl, {name}",
-        "origin": "https://github.com/materialsvirtuallab/matgl",
-        "licence": "BSD-3-Clause",
+        "origin": "https://github.com/materialsvirtuallab/matgl" if data else "unknown",
+        "licence": "BSD-3-Clause" if data else "unknown",
         "trained_on": data[0] if data else "unknown",
         "cite": "Chen and Ong, Nat. Comput. Sci. 2, 718 (2022); Ko et al., npj Comput. Mater. 11, "
         "253 (2025)",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,9 @@ _DATA_SETS = {
     ("mptrj", "oam"): "MPtrj",
     ("phonon",): "MDR Phonon",
 }
+
+_PUBLIC = re.compile(r"nequix-(mp|omat|oam)-\d")
+"""How the files begin that its authors publish; others have other origins and licences."""
 
 
 class _Unsupported(ValueError):
@@ -254,10 +258,11 @@ def _card(path: Path, header: dict[str, Any]) -> dict[str, Any]:
     names = ("train_path", "extra_train_path", "finetune_from", "resume_from")
     text = " ".join(str(header.get(name, "")) for name in names).lower()
     data = [name for words, name in _DATA_SETS.items() if any(word in text for word in words)]
+    public = _PUBLIC.match(path.stem)
     return {
         "source": f"nequix, {path.name}",
-        "origin": "https://github.com/atomicarchitects/nequix",
-        "licence": "MIT",
+        "origin": "https://github.com/atomicarchitects/nequix" if public else "unknown",
+        "licence": "MIT" if public else "unknown",
         "trained_on": f"{', '.join(data)} (PBE and PBE+U)" if data else "unknown",
         "cite": "Koker et al., arXiv:2508.16067 and arXiv:2601.07742",
     }

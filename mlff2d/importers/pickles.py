@@ -12,6 +12,7 @@ import tarfile
 import types
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -209,6 +210,26 @@ def _load(file: Any, **kwargs: Any) -> Any:
 _READER = types.SimpleNamespace(__name__="inert", Unpickler=_Unpickler, load=_load)
 
 
+def check_archive(path: Path) -> None:
+    """Raise ModelFileError for a zip archive that is cut short or has other content than it says.
+
+    torch does not look at the checksums, and would read other numbers. Nothing is said of a file
+    that is no zip archive. Raises OSError where the file cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error):
+        wrong = "its end"
+    if wrong is not None:
+        raise ModelFileError(
+            f"{path} is damaged or was cut short (at {wrong}); copy or download it again"
+        )
+
+
 def read_inert(path: str | Path) -> Any:
     """The content of a file that torch.save wrote, zip or legacy, with `Inert` objects in it.
 
@@ -217,6 +238,7 @@ def read_inert(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
+        check_archive(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 compiled = any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -52,6 +52,10 @@ _PLAIN_SETTINGS: dict[str, tuple[Any, str]] = {
 }
 
 
+class _NotSupported(ValueError):
+    """A model that SevenNet can be and our NequIP cannot."""
+
+
 @dataclass(frozen=True)
 class _Layer:
     """Features before and after an interaction, and what its messages are of."""
@@ -89,6 +93,11 @@ def convert(path: str | Path) -> Imported:
         _fill(model, settings, state, layers)
         scale, references = _scale_and_references(settings, state)
         potential = Potential(model, references, scale=scale)
+    except _NotSupported as error:
+        raise ModelFileError(
+            f"{path} is a SevenNet that cannot be imported: {error}; SevenNet-0 (11Jul2024) and "
+            "SevenNet-l3i5 can be"
+        ) from error
     except KeyError as error:
         raise _refusal(path, f"it lacks {error}") from error
     except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
@@ -106,17 +115,17 @@ def _refusal(path: Path, reason: str) -> ModelFileError:
 
 
 def _check(settings: dict[str, Any]) -> None:
-    """Raise ValueError for settings that make another model than NequIP."""
+    """Raise _NotSupported for settings that make another model than NequIP."""
     for key, (supported, meaning) in _PLAIN_SETTINGS.items():
         if settings.get(key, supported) != supported:
-            raise ValueError(meaning)
+            raise _NotSupported(meaning)
     if not settings.get("_normalize_sph", _version(settings) >= (0, 10)):
-        raise ValueError("its spherical harmonics are those of vectors that are not of length 1")
+        raise _NotSupported("its spherical harmonics are those of vectors that are not of length 1")
     for key in ("act_scalar", "act_gate"):
         if {"e": "silu", "o": "tanh", **settings.get(key, {})} != {"e": "silu", "o": "tanh"}:
-            raise ValueError("its gates have other activations than SiLU and tanh")
+            raise _NotSupported("its gates have other activations than SiLU and tanh")
     if len(set(_self_connections(settings))) != 1:
-        raise ValueError("its layers have self-connections of different kinds")
+        raise _NotSupported("its layers have self-connections of different kinds")
 
 
 def _version(settings: dict[str, Any]) -> tuple[int, int]:

@@ -45,13 +45,13 @@ def build_model(name: str, config: dict[str, Any]) -> EnergyModel:
 
 def build_config(name: str, config: dict[str, Any]) -> Any:
     """The checked settings of a model, its `Config`. Raises as `build_model` does."""
-    if name not in REGISTRY:
-        raise ValueError(f"no model is called {name!r}.{nearest(name, REGISTRY)}")
+    if not isinstance(name, str) or name not in REGISTRY:
+        raise ValueError(f"no model is called {name!r}.{nearest(str(name), REGISTRY)}")
     config_class = REGISTRY[name].Config
     known = [f.name for f in fields(config_class)]
     for key in config:
         if key not in known:
-            raise ValueError(f"model {name!r} has no setting {key!r}.{nearest(key, known)}")
+            raise ValueError(f"model {name!r} has no setting {key!r}.{nearest(str(key), known)}")
     return config_class(**config)
 
 

@@ -31,7 +31,7 @@ from mlff2d.nn.irreps import MAX_DEGREE
 from mlff2d.nn.mlp import MLP, ScaledLinear, scaled_silu
 from mlff2d.nn.pair_tensor import SurroundingsProduct, tensor_track
 from mlff2d.nn.radial import BesselBasis, PolynomialEnvelope
-from mlff2d.nn.scatter import segment_sum
+from mlff2d.nn.scatter import places, segment_sum
 
 
 @dataclass(frozen=True)
@@ -171,12 +171,13 @@ class Allegro(EnergyModel):
         new = self.first_scalars(pair)
         known = new.new_empty(new.shape[0], 0)
         n_scalars = self.config.scalar_channels
+        n_places, place = places(receiver, graph.n_atoms)
         for product, layer in zip(self.products, self.layers, strict=True):
             known = torch.cat([known, new[:, :n_scalars]], dim=1)
             surroundings = segment_sum(
                 self.weighted(harmonics, new[:, n_scalars:]), receiver, graph.n_atoms
             )
-            tensor = product(tensor, surroundings * self.sum_scale, receiver)
+            tensor = product(tensor, surroundings * self.sum_scale, receiver, n_places, place)
             new = layer(torch.cat([known, tensor[:, :, 0]], dim=1))
         edges = torch.cat([known, new], dim=1)
         if self.edge_readout is not None:

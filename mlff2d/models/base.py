@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -67,7 +66,13 @@ class EnergyModel(nn.Module):
         return self.readout(self.features(graph, edge_vec)).squeeze(-1)
 
 
-def check_counts(config: object, least: int, *names: str, most: int = 10_000) -> None:
+MOST = 10_000
+"""Greatest count, and greatest size of a layer, that is taken for meant."""
+
+_SMALLEST, _GREATEST = 1e-15, 1e9
+
+
+def check_counts(config: object, least: int, *names: str, most: int = MOST) -> None:
     """Raise ValueError unless these settings are whole numbers from `least` to `most`."""
     for name in names:
         value = getattr(config, name)
@@ -78,13 +83,13 @@ def check_counts(config: object, least: int, *names: str, most: int = 10_000) ->
 
 
 def check_positive(config: object, **usual: str) -> None:
-    """Raise ValueError unless these settings are positive, finite numbers.
+    """Raise ValueError unless these settings are positive numbers whose powers are finite too.
 
     For each a word about what is usual, for the message: `cutoff="in Å, such as 5.0"`.
     """
     for name, example in usual.items():
         value = getattr(config, name)
-        if not _is_number(value) or not 0.0 < value < math.inf:
+        if not _is_number(value) or not _SMALLEST <= value <= _GREATEST:
             raise ValueError(f"{name} must be a positive number {example}, not {value!r}")
 
 
@@ -112,11 +117,11 @@ def check_choice(config: object, name: str, choices: Iterable[str]) -> None:
 
 
 def check_sizes(config: object, *names: str) -> None:
-    """Make these settings tuples; raise ValueError unless they hold whole numbers above zero."""
+    """Make these settings tuples; raise ValueError unless they hold whole numbers from 1 on."""
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, list | tuple) or not all(
-            isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value
+            isinstance(n, int) and not isinstance(n, bool) and 0 < n <= MOST for n in value
         ):
             raise ValueError(f"{name} must be positive sizes such as (64, 64), not {value!r}")
         object.__setattr__(config, name, tuple(value))

@@ -27,7 +27,7 @@ from mlff2d.nn.bessel import SmoothRadialBasis, SphericalBesselBasis
 from mlff2d.nn.elements import ElementIndex, check_elements
 from mlff2d.nn.gated import GatedMLP, PairGatedMLP
 from mlff2d.nn.scatter import segment_sum
-from mlff2d.nn.threebody import Neighbourhoods, ThreeBodyBasis
+from mlff2d.nn.threebody import MAX_DEGREES, Neighbourhoods, ThreeBodyBasis
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class M3GNetConfig:
                 f"threebody_cutoff ({self.threebody_cutoff} Å) must be at most the cutoff; "
                 f"use {self.cutoff}"
             )
-        check_counts(self, 1, "n_radial", "max_l", "channels", "n_blocks", "depth")
+        check_counts(self, 1, "n_radial", "channels", "n_blocks", "depth")
+        check_counts(self, 1, "max_l", most=MAX_DEGREES)
         if self.hidden is not None:
             check_counts(self, 1, "hidden")
         check_flags(self, "smooth", "smooth_threebody")

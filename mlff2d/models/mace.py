@@ -37,7 +37,7 @@ from mlff2d.nn.pairs import AgnesiTransform, PairRepulsion
 from mlff2d.nn.radial import BesselBasis, PolynomialEnvelope
 from mlff2d.nn.scatter import segment_sum
 from mlff2d.nn.symmetric_contraction import SymmetricContraction
-from mlff2d.nn.symmetric_tables import counts, greatest_correlation
+from mlff2d.nn.symmetric_tables import MAX_CORRELATION, counts, greatest_correlation
 from mlff2d.nn.tensor_product import find_paths
 
 INTERACTIONS = ("plain", "residual", "density", "density_residual")
@@ -109,8 +109,9 @@ class MACEConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", check_elements(self.elements))
-        check_counts(self, 1, "n_layers", "correlation", "n_bessel", "readout_hidden")
-        check_counts(self, 0, "l_max")
+        check_counts(self, 1, "n_layers", "n_bessel", "readout_hidden")
+        check_counts(self, 1, "correlation", most=MAX_CORRELATION)
+        check_counts(self, 0, "l_max", most=MAX_DEGREE)
         check_counts(self, 2, "envelope_p")
         check_positive(self, cutoff="in Å, such as 5.0", avg_neighbors="such as 20.0")
         check_sizes(self, "radial_hidden")
@@ -118,8 +119,6 @@ class MACEConfig:
         check_choice(self, "interaction", INTERACTIONS)
         check_choice(self, "distance_transform", TRANSFORMS)
         check_flags(self, "pair_repulsion")
-        if self.l_max > MAX_DEGREE:
-            raise ValueError(f"l_max = {self.l_max} is beyond what is known; use {MAX_DEGREE}")
         hidden = parse_irreps(self.hidden_irreps, parity=True)
         self._check_channels(hidden)
         self._check_correlation(hidden)

@@ -90,7 +90,9 @@ class MEGNetConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "elements", check_elements(self.elements))
         check_positive(self, cutoff="in Å, such as 5.0", gamma="in Å^-2, such as 4.0")
-        if isinstance(self.state, str) or not all(isinstance(k, str) and k for k in self.state):
+        if not isinstance(self.state, list | tuple) or not all(
+            isinstance(k, str) and k for k in self.state
+        ):
             raise ValueError(
                 f"state must be names of info entries such as ('temperature',), not {self.state!r}"
             )

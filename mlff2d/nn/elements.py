@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +45,7 @@ class ElementIndex(nn.Module):
 
 def check_elements(elements: Iterable[int]) -> tuple[int, ...]:
     """The atomic numbers as a tuple. Raises ValueError unless ascending, distinct elements."""
-    numbers = tuple(int(z) for z in elements)
+    numbers = _whole_numbers(elements)
     if not numbers:
         raise ValueError("elements is empty; name at least one atomic number")
     if list(numbers) != sorted(set(numbers)):
@@ -57,3 +58,18 @@ def check_elements(elements: Iterable[int]) -> tuple[int, ...]:
             f"atomic numbers lie between 1 and {MAX_ATOMIC_NUMBER}"
         )
     return numbers
+
+
+def _whole_numbers(elements: Iterable[int]) -> tuple[int, ...]:
+    try:
+        if isinstance(elements, str | bytes | Mapping):
+            raise TypeError("not a list")
+        values = tuple(elements)
+        if any(isinstance(value, bool) for value in values):
+            raise TypeError("not numbers")
+        # Unlike int(), it cuts nothing off 6.5 and reads no words.
+        return tuple(map(index, values))
+    except TypeError:
+        raise ValueError(
+            f"elements must be a list of atomic numbers such as (16, 42), not {elements!r}"
+        ) from None

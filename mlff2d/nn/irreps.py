@@ -8,6 +8,7 @@ SCALAR = o3.Irrep("0e")
 EXAMPLE = "64x0e+32x1o+16x2e"
 MAX_DEGREE = 11
 """e3nn knows the coupling coefficients up to here."""
+MAX_CHANNELS = 10_000
 
 
 def irreps_set(irreps: o3.Irreps) -> set[o3.Irrep]:
@@ -16,7 +17,12 @@ def irreps_set(irreps: o3.Irreps) -> set[o3.Irrep]:
 
 
 def parse_irreps(text: str, parity: bool) -> o3.Irreps:
-    """Irreps, each once and sorted. Raises ValueError if none, without 0e, too high, or odd."""
+    """Irreps, each once and sorted.
+
+    Raises ValueError if none, without 0e, too high, too many, or odd without parity.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"hidden_irreps must be a sum of irreps such as {EXAMPLE!r}, not {text!r}")
     try:
         irreps = o3.Irreps(text).regroup()
     except (ValueError, AttributeError, IndexError, TypeError):
@@ -33,6 +39,12 @@ def parse_irreps(text: str, parity: bool) -> o3.Irreps:
         raise ValueError(
             f"hidden_irreps {text!r} has l = {degree}, beyond {MAX_DEGREE}, the last whose "
             f"couplings are known; use {str(low)!r}"
+        )
+    if any(mul > MAX_CHANNELS for mul, _ in irreps):
+        fewer = o3.Irreps((min(mul, MAX_CHANNELS), ir) for mul, ir in irreps)
+        raise ValueError(
+            f"hidden_irreps {text!r} has more than {MAX_CHANNELS} channels of an irrep; "
+            f"use {str(fewer)!r}"
         )
     if not parity and any(ir.p < 0 for ir in irreps_set(irreps)):
         even = o3.Irreps((mul, (ir.l, 1)) for mul, ir in irreps).regroup()

@@ -22,7 +22,7 @@ class LineGraph:
     ----------
     receivers, neighbours : (T,) int64
         Rows, among all E edges, of the bond v -> w that is told and of the bond u -> v that tells;
-        ascending by the former.
+        ascending by the former where the edges are.
     cosines : (T,)
         Of the angle uvw at the atom that the two bonds share.
     """
@@ -46,13 +46,14 @@ def line_graph(
     r : (E,)
         Their lengths.
     edge_index : (2, E)
-        Receivers and neighbours, sorted by receiver; a pair appears once for each periodic image.
+        Receivers and neighbours, in any order; a pair appears once for each periodic image.
     n_atoms
         N.
     cutoff
         In Å.
     """
     rows = (r < cutoff).nonzero().squeeze(-1)
+    rows = rows.index_select(0, edge_index[0].index_select(0, rows).argsort(stable=True))
     near, shared = edge_index.index_select(1, rows)
     # The bonds that end at an atom lie side by side; a bond meets all that end where it begins.
     ends = torch.bincount(near, minlength=n_atoms)

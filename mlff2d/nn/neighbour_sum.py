@@ -13,11 +13,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from mlff2d.nn.mlp import MLP, ScaledLinear, scaled_silu
-from mlff2d.nn.scatter import segment_sum
+from mlff2d.nn.scatter import places, segment_sum
 from mlff2d.nn.tensor_product import NeighbourTensorProduct
-
-MAX_EMPTY = 0.5
-"""Empty places for each edge, beyond which edges stay in a list."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ def arrange(edge_index: Tensor, harmonics: Tensor, radial: Tensor, n_atoms: int)
     Parameters
     ----------
     edge_index : (2, E)
-        Receivers, ascending, and neighbours.
+        Receivers and neighbours. Receivers that do not ascend keep their list.
     harmonics : (E, (l_max + 1)^2)
     radial : (E, n_radial)
     n_atoms
@@ -65,22 +62,16 @@ def arrange(edge_index: Tensor, harmonics: Tensor, radial: Tensor, n_atoms: int)
     """
     receiver, neighbour = edge_index
     n_edges = len(receiver)
-    degree = torch.bincount(receiver, minlength=n_atoms)
-    n_places = int(degree.max()) if n_edges else 0
-    if n_atoms * n_places > (1.0 + MAX_EMPTY) * n_edges or not n_edges:
-        return Neighbours(0, edge_index, harmonics, radial)
+    n_places, place = places(receiver, n_atoms)
     total = n_atoms * n_places
-    if total == n_edges:
+    if total in (0, n_edges):
         return Neighbours(n_places, edge_index, harmonics, radial)
-    first = degree.cumsum(0) - degree
-    count = torch.arange(n_edges, device=receiver.device)
-    place = receiver * n_places + count - first[receiver]
-    places = torch.arange(total, device=receiver.device)
+    every = torch.arange(total, device=receiver.device)
     # An empty place may have any neighbour, for it counts with weight zero.
-    neighbours = torch.zeros_like(places).index_copy(0, place, neighbour)
+    neighbours = torch.zeros_like(every).index_copy(0, place, neighbour)
     return Neighbours(
         n_places,
-        torch.stack([places // n_places, neighbours]),
+        torch.stack([every // n_places, neighbours]),
         harmonics.new_zeros(total, harmonics.shape[1]).index_copy(0, place, harmonics),
         radial.new_zeros(total, radial.shape[1]).index_copy(0, place, radial),
     )

@@ -13,8 +13,7 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from mlff2d.nn.constant import Constant
-
-SCALAR = o3.Irrep("0e")
+from mlff2d.nn.irreps import SCALAR
 
 
 def tensor_track(l_max: int, parity: bool, n_layers: int) -> list[o3.Irreps]:
@@ -96,12 +95,43 @@ class SurroundingsProduct(nn.Module):
         self.register_buffer("path_of", path_of.transpose(0, 1).flatten(), persistent=False)
         self.weight = nn.Parameter(torch.randn(channels, n_paths))
 
-    def forward(self, x: Tensor, y: Tensor, receiver: Tensor) -> Tensor:
-        """(E, C, dim in), (N, C, dim atom), (E,) atoms of the edges -> (E, C, dim out)."""
+    def forward(
+        self, x: Tensor, y: Tensor, receiver: Tensor, n_places: int, place: Tensor
+    ) -> Tensor:
+        """Products of all edges.
+
+        Parameters
+        ----------
+        x : (E, C, dim in)
+        y : (N, C, dim atom)
+        receiver : (E,)
+            Atom of each edge.
+        n_places, place
+            As `places` gives them for the receivers.
+
+        Returns
+        -------
+        (E, C, dim out)
+        """
         n_in, n_atom, n_out = self.dims
         weights = self.weight.index_select(1, self.path_of) * self.symbols(x)
         weights = weights.view(-1, n_atom, n_in * n_out)
         matrices = torch.bmm(y.transpose(0, 1), weights).transpose(0, 1).contiguous()
+        if n_places and n_out > 1:
+            return _by_atom(x, matrices.view(-1, n_in, n_out), n_places, place)
         matrices = matrices.index_select(0, receiver).unflatten(2, (n_in, n_out))
         # Tens of thousands of tiny matrices: a batched product takes twice as long.
         return (x.unsqueeze(3) * matrices).sum(2)
+
+
+def _by_atom(x: Tensor, matrices: Tensor, n_places: int, place: Tensor) -> Tensor:
+    """(E, C, n_in) times the (N C, n_in, n_out) matrices of their atoms, which are not copied."""
+    channels, n_in = x.shape[1:]
+    n_atoms, n_out = matrices.shape[0] // channels, matrices.shape[2]
+    total = n_atoms * n_places
+    rows = x if total == len(x) else x.new_zeros(total, *x.shape[1:]).index_copy(0, place, x)
+    rows = rows.view(n_atoms, n_places, channels, n_in).transpose(1, 2)
+    found = torch.bmm(rows.reshape(-1, n_places, n_in), matrices)
+    found = found.view(n_atoms, channels, n_places, n_out).transpose(1, 2)
+    found = found.reshape(total, channels, n_out)
+    return found if total == len(x) else found.index_select(0, place)

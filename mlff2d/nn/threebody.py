@@ -18,6 +18,9 @@ from mlff2d.nn.constant import Constant
 from mlff2d.nn.radial import PolynomialEnvelope
 from mlff2d.nn.scatter import segment_sum
 
+MAX_DEGREES = 13
+"""e3nn has spherical harmonics of so many degrees, l = 0 to 12."""
+
 
 @dataclass(frozen=True)
 class Neighbourhoods:
