@@ -190,3 +190,18 @@ def test_an_element_that_the_start_does_not_know_is_refused(start, tmp_path):
     data = write_data(tmp_path / "d.extxyz", start)
     with pytest.raises(ConfigError, match=r"small\.pt.*does not know Pd Ag Pt Au"):
         prepare(config_from(small, tmp_path / "run", data))
+
+
+def test_training_that_does_harm_gives_the_start_back(start, tmp_path):
+    """The data are the start's own, so that no other weights can be better."""
+    config = config_from(start, tmp_path / "run", write_data(tmp_path / "d.extxyz", start), lr=0.1)
+    console = Console(file=StringIO(), markup=False, width=400)
+    train(config, console)
+    assert "No epoch was better than the start" in console.file.getvalue()
+    theirs = checkpoint.load(start).model.state_dict()
+    best, last = (
+        checkpoint.load(tmp_path / "run" / f"{name}.pt").model.state_dict()
+        for name in ("best", "last")
+    )
+    assert_equal(best, theirs)
+    assert any(not torch.equal(last[name], weight) for name, weight in theirs.items())

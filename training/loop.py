@@ -51,7 +51,9 @@ def train(config: Config, console: Console | None = None) -> Outcome:
     files = run_files(config.run_dir)
     run = prepare(config)
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    if files["state"].exists():
+    validation = run.fixed_batches(run.split.val)
+    is_resumed = files["state"].exists()
+    if is_resumed:
         restore_state(run, files["state"])
         _forget_rows(files["log"], run.epoch)
         console.print(f"Going on with {config.run_dir}: epoch {run.epoch}, step {run.step}.")
@@ -61,9 +63,13 @@ def train(config: Config, console: Console | None = None) -> Outcome:
     print_data(run, console)
     if run.start is not None and run.shift is not None:
         print_shift(run.shift, run.start.name, console)
+    if run.start is not None and run.shift is not None and not is_resumed:
+        # The start is a candidate too: fine-tuning that does harm gives it back.
+        metrics = run.task.evaluate(run.averaged, validation)
+        _keep_models(run, metrics)
+        console.print(f"Validation loss of {run.start.name} before training: {metrics.loss:.5f}")
     print_header(run.task, console)
 
-    validation = run.fixed_batches(run.split.val)
     with StopRequest(config.train.max_minutes) as stop:
         while run.epoch < config.train.epochs:
             started = time.monotonic()
@@ -201,6 +207,11 @@ def _finish(run: Run, console: Console) -> None:
     print_result(results, run.task, console)
     if run.start is not None and run.shift is not None:
         console.print(f"Start: {run.start.name} before training, its reference energies moved.")
+    if run.best_epoch == 0:
+        console.print(
+            "No epoch was better than the start on the validation part: the best model is the "
+            "start with its reference energies moved. Lower train.lr, or give more data."
+        )
     console.print(f"Best model (epoch {run.best_epoch}): {files['best']}")
 
 
