@@ -40,6 +40,11 @@ VARIANTS = (
 )
 
 
+CANCELLING = ("scalars", "vectors", "plain")
+"""Here great terms of opposite sign make small sums: float32 is 1.1e-5 to 5e-5 away from float64,
+for forces up to 12,000 eV/Å beside energies of 100 eV."""
+
+
 def translated(theirs: dict[str, Any]) -> dict[str, Any]:
     """Our settings for those of mace-torch."""
     return {
@@ -80,7 +85,9 @@ def test_same_weights_same_energies_as_mace_torch(variant: str) -> None:
         ]
     energies = ref.weights["atomic_energies_fn.atomic_energies"][-1] + shift
     references = dict(zip(reference.ELEMENTS, energies.tolist(), strict=True))
-    reference.compare(model, ref, scale=scale, shift=references)
+    reference.compare(
+        model, ref, scale=scale, shift=references, in_float32=variant not in CANCELLING
+    )
 
 
 @pytest.mark.parametrize("variant", ["scalars", "vectors", "tensors", "four", "density"])

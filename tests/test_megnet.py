@@ -54,7 +54,7 @@ class InState(EnergyModel):
         self.values = torch.tensor([state], dtype=torch.float64)
 
     def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
-        return self.model(replace(graph, state=self.values), edge_vec)
+        return self.model(replace(graph, state=self.values.to(edge_vec.dtype)), edge_vec)
 
 
 def renamed(weights: dict[str, np.ndarray], has_state: bool) -> dict[str, Tensor]:
