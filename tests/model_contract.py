@@ -379,6 +379,7 @@ class ModelContract:
         [
             ("cutof", 5.0, "cutoff"),
             ("cutoff", 0.0, "cutoff"),
+            ("cutoff", 50.0, "cutoff must be at most 20 Å"),
             ("elements", (6, 6), "elements"),
             ("elements", (8, 1), "elements"),
             ("elements", (0, 1), "elements"),

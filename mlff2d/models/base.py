@@ -69,6 +69,9 @@ class EnergyModel(nn.Module):
 MOST = 10_000
 """Greatest count, and greatest size of a layer, that is taken for meant."""
 
+MAX_CUTOFF = 20.0
+"""Å."""
+
 _SMALLEST, _GREATEST = 1e-15, 1e9
 
 
@@ -91,6 +94,11 @@ def check_positive(config: object, **usual: str) -> None:
         value = getattr(config, name)
         if not _is_number(value) or not _SMALLEST <= value <= _GREATEST:
             raise ValueError(f"{name} must be a positive number {example}, not {value!r}")
+        if name.endswith("cutoff") and value > MAX_CUTOFF:
+            raise ValueError(
+                f"{name} must be at most {MAX_CUTOFF:g} Å, within which an atom has thousands of "
+                f"neighbours, not {value!r}; use a length {example}"
+            )
 
 
 def check_between(config: object, low: float, high: float, *names: str) -> None:
