@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -164,6 +164,17 @@ def in_plane_virial(atoms: Atoms) -> np.ndarray:
         raise StructureError(
             f"the calculator {type(calculator).__name__} gives no stress"
         ) from error
+
+
+def refuse_unknown(numbers: Iterable[int], known: Collection[int]) -> None:
+    """Raise StructureError where a model never saw an element; `known` are those it has seen."""
+    unknown = sorted({int(z) for z in numbers} - set(known))
+    if unknown:
+        which = symbols(tuple(known)) if len(known) <= 10 else f"{len(known)} other elements"
+        raise StructureError(
+            f"the model has never seen {symbols(unknown)}; it knows {which}; leave the "
+            "structure out, or train a model that has seen it"
+        )
 
 
 def symbols(numbers: list[int] | tuple[int, ...]) -> str:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mlff2d.atoms import symbols
-from mlff2d.errors import StructureError
+from mlff2d.atoms import refuse_unknown
 from mlff2d.graph import Graph
 from mlff2d.models.base import EnergyModel
 from mlff2d.nn.scatter import segment_sum
@@ -83,14 +82,7 @@ class Potential(nn.Module):
 
     def check_elements(self, numbers: Iterable[int]) -> None:
         """Raise StructureError where the model never saw an element."""
-        unknown = sorted({int(z) for z in numbers} - set(self.elements))
-        if unknown:
-            known = self.elements
-            which = symbols(known) if len(known) <= 10 else f"{len(known)} other elements"
-            raise StructureError(
-                f"the model has never seen {symbols(unknown)}; it knows {which}; leave the "
-                "structure out, or train a model that has seen it"
-            )
+        refuse_unknown(numbers, self.elements)
 
     def forward(
         self,

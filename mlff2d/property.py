@@ -5,13 +5,11 @@ Axes: N atoms, S structures, F features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from ase import Atoms
 from torch import Tensor, nn
 
-from mlff2d.atoms import symbols, to_graph
+from mlff2d.atoms import refuse_unknown, to_graph
 from mlff2d.errors import StructureError
 from mlff2d.graph import Graph
 from mlff2d.models.base import EnergyModel
@@ -101,15 +99,6 @@ class PropertyPredictor(nn.Module):
         """(N,) float64 contributions of the atoms."""
         return (output * self.scale).double() + self.shifts(graph.z)
 
-    def check_elements(self, numbers: Iterable[int]) -> None:
-        """Raise StructureError where the model never saw an element."""
-        unknown = sorted({int(z) for z in numbers} - set(self.elements))
-        if unknown:
-            raise StructureError(
-                f"the model has never seen {symbols(unknown)}; leave the structure out, or train "
-                "a model that has seen it"
-            )
-
     @torch.no_grad()
     def predict(self, atoms: Atoms) -> float:
         """The property of one structure, in its unit.
@@ -118,7 +107,7 @@ class PropertyPredictor(nn.Module):
         saw, or a value that is NaN or infinite.
         """
         graph = to_graph(atoms, self.cutoff, self.model.state)
-        self.check_elements(atoms.numbers)
+        refuse_unknown(atoms.numbers, self.elements)
         value = float(self(graph.to(next(self.parameters()).device, self.dtype)))
         if not abs(value) < torch.inf:
             raise StructureError(

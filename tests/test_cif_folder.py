@@ -170,7 +170,7 @@ def test_a_table_that_is_no_text(tmp_path):
     folder = write_folder(tmp_path / "cifs")
     (folder / "id_prop.csv").write_bytes(b"\xff\xfe\x00m")
     with pytest.raises(StructureError, match=r"id_prop\.csv: the table cannot be read.*UTF-8"):
-        read_table(folder, "gap")
+        read_table(folder, "gap", ())
 
 
 def test_a_folder_is_converted_anew_when_anything_in_it_changes(tmp_path, monkeypatch):

@@ -17,17 +17,16 @@ from mlff2d import checkpoint
 from mlff2d.atoms import to_graph
 from mlff2d.models import REGISTRY
 from mlff2d.potential import Potential
-from mlff2d.training import loop
 from mlff2d.training.config import Config, ConfigError
 from mlff2d.training.finetune import fit_shift
 from mlff2d.training.loop import train
 from mlff2d.training.setup import prepare
 from tests.training_helpers import (
-    Killed,
     PairNet,
     PairNetConfig,
     assert_equal,
     contents,
+    die_after,
     monolayers,
     small_config,
 )
@@ -147,18 +146,7 @@ def test_killed_and_resumed_equals_uninterrupted(start, tmp_path, quiet, monkeyp
     data = write_data(tmp_path / "d.extxyz", start)
     train(config_from(start, tmp_path / "whole", data), quiet)
     config = config_from(start, tmp_path / "killed", data, save_minutes=1e-9)
-    original, done = loop._step, []
-
-    def step_or_die(*args: object) -> float:
-        if len(done) == step:
-            raise Killed
-        done.append(1)
-        return original(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step_or_die)
-        with pytest.raises(Killed):
-            train(config, quiet)
+    die_after(step, config, monkeypatch, console=quiet)
     train(config, quiet)
     assert_equal(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
 

@@ -53,8 +53,14 @@ class InState(EnergyModel):
         self.model, self.cutoff = model, model.cutoff
         self.values = torch.tensor([state], dtype=torch.float64)
 
+    def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+        return self.model.features(self._in_state(graph), edge_vec)
+
     def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
-        return self.model(replace(graph, state=self.values.to(edge_vec.dtype)), edge_vec)
+        return self.model(self._in_state(graph), edge_vec)
+
+    def _in_state(self, graph: Graph) -> Graph:
+        return replace(graph, state=self.values.to(graph.pos.dtype))
 
 
 def renamed(weights: dict[str, np.ndarray], has_state: bool) -> dict[str, Tensor]:

@@ -21,7 +21,6 @@ from mlff2d.errors import StructureError
 from mlff2d.graph import Graph, collate
 from mlff2d.models import REGISTRY, build_model
 from mlff2d.property import POOLINGS, PropertyPredictor, segment_softmax
-from mlff2d.training import loop
 from mlff2d.training.config import Config
 from mlff2d.training.loop import train
 from mlff2d.training.property_metrics import property_metrics, spearman
@@ -29,10 +28,10 @@ from mlff2d.training.setup import prepare
 from tests.potentials import ELEMENTS, SMALL
 from tests.structures import mos2
 from tests.training_helpers import (
-    Killed,
     PairNet,
     assert_equal,
     contents,
+    die_after,
     monolayers,
     small_config,
 )
@@ -257,18 +256,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, quiet, monkeypatch, s
     data = write_frames(tmp_path / "data.extxyz")
     train(property_config(tmp_path / "whole", data, "attention"), quiet)
     config = property_config(tmp_path / "killed", data, "attention", save_minutes=1e-9)
-    original, done = loop._step, []
-
-    def step_or_die(*args: object) -> float:
-        if len(done) == step:
-            raise Killed
-        done.append(1)
-        return original(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step_or_die)
-        with pytest.raises(Killed):
-            train(config, quiet)
+    die_after(step, config, monkeypatch, console=quiet)
     train(config, quiet)
     assert_equal(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
 

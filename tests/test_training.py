@@ -32,6 +32,7 @@ from tests.training_helpers import (
     PairNet,
     assert_equal,
     contents,
+    die_after,
     small_config,
     write_monolayers,
 )
@@ -106,18 +107,7 @@ def test_killed_and_resumed_equals_uninterrupted(
 ):
     """Killed at a step, inside an epoch or between two, with a state saved after every step."""
     config = small_config(tmp_path / "killed", data, save_minutes=1e-9)
-    original, done = loop._step, []
-
-    def step_or_die(*args: object) -> float:
-        if len(done) == step:
-            raise Killed
-        done.append(1)
-        return original(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_step", step_or_die)
-        with pytest.raises(Killed):
-            train(config, quiet)
+    die_after(step, config, monkeypatch, console=quiet)
     outcome = train(config, quiet)
     assert outcome.stopped is None
     assert_equal(contents(tmp_path / "killed"), contents(finished))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ase.io
 import numpy as np
+import pytest
 import torch
 from ase import Atoms
 from ase.calculators.emt import EMT
@@ -18,6 +20,7 @@ from mlff2d import checkpoint
 from mlff2d.graph import Graph
 from mlff2d.models.base import EnergyModel
 from mlff2d.nn.scatter import segment_sum
+from mlff2d.training import loop
 from mlff2d.training.config import Config
 
 METALS = ("Cu", "Ag", "Au", "Ni", "Pd", "Pt")
@@ -57,6 +60,22 @@ def write_monolayers(path: Path, n_each: int = 2) -> Path:
     """The same as a file."""
     ase.io.write(path, monolayers(n_each))
     return path
+
+
+def die_after(steps: int, config: Config, monkeypatch: pytest.MonkeyPatch, **how: Any) -> None:
+    """Train until the process dies in the step after so many; `how` goes to `train`."""
+    original, done = loop._step, []
+
+    def step_or_die(*args: Any) -> float:
+        if len(done) == steps:
+            raise Killed
+        done.append(1)
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", step_or_die)
+        with pytest.raises(Killed):
+            loop.train(config, **how)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,8 @@ def _refuse_other_separator(path: Path, rows: list[tuple[int, list[str]]]) -> No
             )
 
 
-def read_table(folder: Path, key: str) -> Table:
-    """The table of a folder and the column of a property in it.
+def read_table(folder: Path, key: str, files: Collection[str]) -> Table:
+    """The table of a folder, whose CIF files have these ids, and the column of a property in it.
 
     A first line whose values are no numbers, and whose id has no file, is a header and names the
     columns. Raises StructureError where there is no table, or no such column in it.
@@ -79,7 +79,7 @@ def read_table(folder: Path, key: str) -> Table:
     is_header = (
         len(first) > 1
         and not any(_is_number(cell) for cell in first[1:])
-        and _without_suffix(first[0]) not in cif_files(folder)
+        and _without_suffix(first[0]) not in files
     )
     names = first[1:] if is_header else []
     n_columns = max(len(cells) for _, cells in rows) - 1
@@ -112,8 +112,8 @@ def iter_cif_folder(folder: Path, keys: Keys) -> Iterator[Record | Rejected | st
             f"{folder}: the model takes {', '.join(keys.state)} from atoms.info, which CIF files "
             "do not have; write the structures as extended XYZ with it and the property in info"
         )
-    table = read_table(folder, keys.target)
     files = cif_files(folder)
+    table = read_table(folder, keys.target, files)
     seen: set[str] = set()
     for number, cells in table.rows:
         identifier = _without_suffix(cells[0])

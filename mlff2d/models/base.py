@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from mlff2d.errors import nearest
 from mlff2d.graph import Graph
 
 
-class EnergyModel(nn.Module):
+class EnergyModel(nn.Module, ABC):
     """A model of the energies of atoms; a subclass a file, its settings a frozen dataclass.
 
     A subclass sets `config`, `cutoff`, `n_features` and `readout` when it is made, and defines
@@ -44,9 +45,9 @@ class EnergyModel(nn.Module):
     state: tuple[str, ...] = ()
     readout: nn.Module
 
+    @abstractmethod
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Invariant features of the atoms: (E, 3) edge vectors in Å -> (N, F)."""
-        raise NotImplementedError
 
     def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Energies of the atoms.
