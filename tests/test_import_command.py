@@ -149,7 +149,8 @@ def test_no_place_to_write(checkpoints: Path, tmp_path: Path, capsys: Capture) -
 def test_writing_goes_wrong(
     checkpoints: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(_: object, target: Path) -> None:
+        target.write_bytes(b"half")
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")
 
     def forbidden(**_: object) -> None:
@@ -161,6 +162,7 @@ def test_writing_goes_wrong(
     message = capsys.readouterr().err
     assert "model.pt could not be written" in message
     assert "enforce" not in message
+    assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("mlff2d.importers.command.TemporaryFile", forbidden)
     assert main(command) == 2
     assert f"into the folder {tmp_path} (Permission denied)" in capsys.readouterr().err
@@ -177,3 +179,10 @@ def test_help_does_not_load_torch(command: str) -> None:
     )
     shown = run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "usage" in shown.stdout
+
+
+def test_a_head_is_handed_over(checkpoints: Path, tmp_path: Path, capsys: Capture) -> None:
+    command = ["import", str(checkpoints / "mace-tiny.model"), "-o", str(tmp_path / "model.pt")]
+    assert main([*command, "--head", "pbe"]) == 2
+    assert "has no head 'pbe'; it has only" in capsys.readouterr().err
+    assert main([*command, "--head", "only"]) == 0
