@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from mlff2d import checkpoint
-from mlff2d.training.batches import iter_batches
 from mlff2d.training.config import Config, LossConfig
-from mlff2d.training.convert import convert_cached
-from mlff2d.training.dataset import Dataset
+from mlff2d.training.data.batches import iter_batches
+from mlff2d.training.data.convert import convert_cached
+from mlff2d.training.data.dataset import Dataset
 from mlff2d.training.loss import errors_of
 from mlff2d.training.metrics import baselines
 from mlff2d.training.setup import split_data

@@ -12,11 +12,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlff2d.errors import StructureError
 from mlff2d.models import REGISTRY
-from mlff2d.training import convert as convert_module
-from mlff2d.training.cif_folder import read_table
-from mlff2d.training.convert import convert, convert_cached
-from mlff2d.training.dataset import Dataset
-from mlff2d.training.readers import Keys, Record, Rejected, iter_records
+from mlff2d.training.data import convert as convert_module
+from mlff2d.training.data.cif_folder import read_table
+from mlff2d.training.data.convert import convert, convert_cached
+from mlff2d.training.data.dataset import Dataset
+from mlff2d.training.data.readers import Keys, Record, Rejected, iter_records
 from mlff2d.training.setup import prepare
 from tests.test_property import property_config
 from tests.training_helpers import PairNet, monolayers

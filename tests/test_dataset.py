@@ -17,13 +17,13 @@ from mlff2d.atoms import to_graph, to_labels
 from mlff2d.errors import StructureError
 from mlff2d.graph import Graph, Labels, collate, collate_labels
 from mlff2d.slab import stress_2d
-from mlff2d.training import convert as convert_module
-from mlff2d.training.batches import epoch_batches, iter_batches, pack
 from mlff2d.training.config import FilterConfig
-from mlff2d.training.convert import convert, convert_cached
-from mlff2d.training.dataset import Dataset
-from mlff2d.training.filters import apply_filters
-from mlff2d.training.references import compositions, fit_references, fit_scale
+from mlff2d.training.data import convert as convert_module
+from mlff2d.training.data.batches import epoch_batches, iter_batches, pack
+from mlff2d.training.data.convert import convert, convert_cached
+from mlff2d.training.data.dataset import Dataset
+from mlff2d.training.data.filters import apply_filters
+from mlff2d.training.data.references import compositions, fit_references, fit_scale
 from tests.training_helpers import monolayers
 
 CUTOFF = 4.0

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mlff2d.errors import StructureError
 from mlff2d.reading import iter_structures
-from mlff2d.training.readers import Keys, Record, Rejected, iter_records, material_of
+from mlff2d.training.data.readers import Keys, Record, Rejected, iter_records, material_of
 from tests.shared import DATA, needs_data
 from tests.training_helpers import monolayers
 
@@ -179,7 +179,8 @@ def overlapping() -> Atoms:
 )
 def test_useless_frames_are_refused_with_their_reason(monkeypatch, atoms, kind, reason):
     monkeypatch.setattr(
-        "mlff2d.training.readers.iter_structures", lambda path: iter([(7, atoms), (8, FRAMES[1])])
+        "mlff2d.training.data.readers.iter_structures",
+        lambda path: iter([(7, atoms), (8, FRAMES[1])]),
     )
     refused, taken = iter_records(Path("any"), Keys())
     assert isinstance(refused, Rejected)

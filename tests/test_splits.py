@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlff2d.training.splits import PARTS, part_of, split_by_material, uniform_of
+from mlff2d.training.data.splits import PARTS, part_of, split_by_material, uniform_of
 
 MATERIALS = st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=60)
 SHARES = st.tuples(st.floats(0, 0.5), st.floats(0, 0.49))

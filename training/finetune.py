@@ -16,10 +16,10 @@ from mlff2d import checkpoint
 from mlff2d.potential import Potential
 from mlff2d.property import PropertyPredictor
 
-from .batches import iter_batches
-from .convert import file_digest
-from .dataset import Dataset
-from .references import compositions, elements_of, fit_shifts
+from .data.batches import iter_batches
+from .data.convert import file_digest
+from .data.dataset import Dataset
+from .data.references import compositions, elements_of, fit_shifts
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from mlff2d import checkpoint
 from mlff2d.graph import Graph, Labels
 from mlff2d.potential import Potential
 
-from .batches import epoch_batches, iter_batches
 from .config import Config, save_config
 from .console import make_console
+from .data.batches import epoch_batches, iter_batches
 from .finetune import fit_shift
 from .interrupt import StopRequest
 from .metrics import Metrics

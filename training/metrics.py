@@ -9,9 +9,9 @@ import torch
 
 from mlff2d.potential import Potential, Prediction
 
-from .batches import iter_batches
 from .config import LossConfig
-from .dataset import Dataset
+from .data.batches import iter_batches
+from .data.dataset import Dataset
 from .loss import Errors, errors_of, loss_of
 
 

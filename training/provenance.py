@@ -9,9 +9,9 @@ from typing import Any
 
 from mlff2d.atoms import symbols
 
+from .data.splits import PARTS
 from .metrics import Metrics
 from .setup import Run
-from .splits import PARTS
 
 _PACKAGES = ("mlff2d", "torch", "e3nn", "numpy", "ase", "vesin")
 

@@ -12,11 +12,11 @@ from mlff2d.atoms import symbols
 from mlff2d.models import model_name
 from mlff2d.potential import Potential
 
-from .filters import missing
+from .data.filters import missing
+from .data.splits import PARTS
 from .finetune import Shift
 from .metrics import Metrics
 from .setup import Run
-from .splits import PARTS
 from .tasks import Column, Task
 
 

@@ -20,15 +20,15 @@ from mlff2d.models.base import EnergyModel
 from mlff2d.potential import Potential
 from mlff2d.property import PropertyPredictor
 
-from .batches import pack
 from .config import Config, ConfigError
-from .convert import ConversionSummary, convert_cached
-from .dataset import Dataset
-from .filters import Removed, apply_filters
+from .data.batches import pack
+from .data.convert import ConversionSummary, convert_cached
+from .data.dataset import Dataset
+from .data.filters import Removed, apply_filters
+from .data.references import elements_of, fit_references, fit_scale
+from .data.splits import PARTS, Split, split_by_material
 from .finetune import Shift, Start, apply_shift, load_start
 from .optim import build_ema, build_optimizer
-from .references import elements_of, fit_references, fit_scale
-from .splits import PARTS, Split, split_by_material
 from .tasks import PotentialTask, PropertyTask, Task, Trained
 
 

@@ -17,13 +17,13 @@ from mlff2d.graph import Graph, Labels
 from mlff2d.potential import Potential
 from mlff2d.property import PropertyPredictor
 
-from .batches import iter_batches
 from .config import LossConfig, PropertyConfig
-from .dataset import Dataset
+from .data.batches import iter_batches
+from .data.dataset import Dataset
+from .data.references import elements_of, fit_references, fit_spread
 from .loss import errors_of, loss_of, penalty
 from .metrics import Metrics, baselines, evaluate
 from .property_metrics import PropertyMetrics, property_metrics
-from .references import elements_of, fit_references, fit_spread
 
 Trained = Potential | PropertyPredictor
 

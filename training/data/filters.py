@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlff2d.slab import batched_stress_2d
 
-from .config import FilterConfig
+from ..config import FilterConfig
 from .dataset import Dataset
 
 

@@ -20,8 +20,8 @@ import numpy as np
 
 from mlff2d.errors import StructureError
 
+from ..console import watched
 from .cif_folder import TABLE, cif_files, iter_cif_folder
-from .console import watched
 from .readers import Keys, Record, Rejected, iter_records
 
 FORMAT = 2

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mlff2d.graph import Graph, Labels
 from mlff2d.neighbors import Edges, neighbor_list
 
-from .console import watched
+from ..console import watched
 from .convert import PER_ATOM, PER_STRUCTURE
 
 _Edges = tuple[NDArray[np.int32], NDArray[np.int8]]

@@ -1,0 +1,1 @@
+"""From files with calculations to batches of graphs."""
