@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-
 import moyopy
-import numpy as np
 from ase import Atoms
 
-from mlff2d import slab
 from mlff2d.atoms import canonical_slab
+from mlff2d.symmetry import layer_group
 
 SYMPREC = 0.05
 """Å. Well above what a relaxation to 0.02 eV/Å leaves, well below a distortion of interest."""
-
-# moyopy warns of every supercell, which is no news to those who made it.
-logging.getLogger("moyo").setLevel(logging.ERROR)
 
 LATTICES = {
     "mp": "oblique",
@@ -35,21 +29,7 @@ def lattice_type(atoms: Atoms, symprec: float = SYMPREC) -> str:
     ValueError for what is not a slab.
     """
     canonical = canonical_slab(atoms)
-    first, second = atoms.cell.array[canonical.pbc]
-    n = np.cross(first, second) / np.linalg.norm(np.cross(first, second))
-    x = first / np.linalg.norm(first)
-    # moyopy wants the plane to be xy. The third vector only has to hold the layer.
-    frame = np.array([x, np.cross(n, x), n])
-    pos = canonical.pos @ frame.T
-    height = np.ptp(pos[:, 2]) + slab.MIN_VACUUM
-    cell = np.array([frame @ first, frame @ second, [0.0, 0.0, height]])
-    cell[:2, 2] = 0.0
-    fractional = np.linalg.solve(cell.T, (pos - [0, 0, pos[:, 2].min()]).T).T
-    try:
-        dataset = moyopy.MoyoLayerDataset(
-            moyopy.Cell(cell.tolist(), fractional.tolist(), atoms.numbers.tolist()),
-            symprec=symprec,
-        )
-    except ValueError:
-        return ""
-    return LATTICES[moyopy.LayerGroupType(dataset.number).bravais_class]
+    if canonical.axis is None:
+        raise ValueError("it is not a slab")
+    group = layer_group(atoms.numbers, canonical.pos, atoms.cell.array, canonical.pbc, symprec)
+    return LATTICES[moyopy.LayerGroupType(group).bravais_class] if group else ""

@@ -66,7 +66,14 @@ def save(
             "score": None if trained.score is None else trained.score.weight.detach().cpu(),
             "units": {"length": "Å", trained.name: trained.unit},
         }
-    path = Path(path)
+    write(content, Path(path))
+
+
+def write(content: dict[str, Any], path: Path) -> None:
+    """Write tensors and primitives to a file, all or nothing.
+
+    Raises OSError where that cannot be; a file of that name is then still what it was.
+    """
     unfinished = path.with_name(path.name + ".tmp")
     try:
         torch.save(content, unfinished)

@@ -7,19 +7,33 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from types import ModuleType
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
 
 from mlff2d.errors import nearest
 
+ABOUT = "Machine-learned interatomic potentials for two-dimensional materials."
+
 COMMANDS = {
+    "data": "build, merge and describe sets of labelled structures to train on",
+    "evaluate": "judge a model on labelled structures, beside baselines and other models",
+    "finetune": "train a model further on new data, and report what was learnt and forgotten",
     "import": "turn another package's checkpoint into a model file",
     "info": "show what a model file is and where it came from",
     "predict": "predict the property that a model was trained on",
     "relax": "relax monolayers: their atoms and their cell in the plane",
     "train": "train a model of energies, forces and stress, or of a property",
 }
+
+
+class Command(Protocol):
+    """What a command is: its arguments, and what it does with them."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Describe the command to a parser."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it; the exit status."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,28 +57,42 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `mlff2d COMMAND ...` and return the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_overview())
-        return 0 if argv else 2
-    if argv[0] == "--version":
+    if argv[:1] == ["--version"]:
         from importlib.metadata import version
 
         print(f"mlff2d {version('mlff2d')}")
         return 0
-    if argv[0] not in COMMANDS:
-        hint = nearest(argv[0], COMMANDS)
-        print(f"mlff2d: there is no command {argv[0]!r}.{hint}", file=sys.stderr)
-        return 2
-    return _run(argv[0], f"mlff2d {argv[0]}", argv[1:])
+    if argv[:1] == ["data"]:
+        from mlff2d.training.data import command as data
+
+        return _choose("mlff2d data", data.ABOUT, data.COMMANDS, data.load, argv[1:])
+    return _choose("mlff2d", ABOUT, COMMANDS, _load, argv)
 
 
 def relax_main(argv: Sequence[str] | None = None) -> int:
     """Run `mlff2d-relax ...`, the same as `mlff2d relax ...`."""
-    return _run("relax", "mlff2d-relax", sys.argv[1:] if argv is None else argv)
+    return _run(_load("relax"), "mlff2d-relax", sys.argv[1:] if argv is None else argv)
 
 
-def _run(name: str, prog: str, argv: Sequence[str]) -> int:
-    command = _load(name)
+def _choose(
+    prog: str,
+    about: str,
+    commands: Mapping[str, str],
+    load: Callable[[str], Command],
+    argv: Sequence[str],
+) -> int:
+    """Run the command that is named first."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview(prog, about, commands))
+        return 0 if argv else 2
+    name = argv[0]
+    if name not in commands:
+        print(f"{prog}: there is no command {name!r}.{nearest(name, commands)}", file=sys.stderr)
+        return 2
+    return _run(load(name), f"{prog} {name}", argv[1:])
+
+
+def _run(command: Command, prog: str, argv: Sequence[str]) -> int:
     parser = _Parser(prog)
     command.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show where an error arose")
@@ -81,7 +109,16 @@ def _run(name: str, prog: str, argv: Sequence[str]) -> int:
         return 2
 
 
-def _load(name: str) -> ModuleType:
+def _load(name: str) -> Command:
+    if name == "evaluate":
+        from mlff2d.training.evaluation import command as evaluate
+
+        evaluate.relaxer = _relax
+        return evaluate
+    if name == "finetune":
+        from mlff2d.training.finetuning import command as finetune
+
+        return finetune
     if name == "import":
         from mlff2d.importers import command as importing
 
@@ -103,14 +140,20 @@ def _load(name: str) -> ModuleType:
     return train
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:{width}}  {what}" for name, what in COMMANDS.items())
+def _relax(*args: Any, **kwargs: Any) -> Any:
+    """What relaxes, for `mlff2d evaluate`: training does not know md, nor need it wait for it."""
+    from mlff2d.md.relax import relax
+
+    return relax(*args, **kwargs)
+
+
+def _overview(prog: str, about: str, commands: Mapping[str, str]) -> str:
+    width = max(map(len, commands))
+    lines = "\n".join(f"  {name:{width}}  {what}" for name, what in commands.items())
+    version = "; mlff2d --version says which this is" if prog == "mlff2d" else ""
     return (
-        "usage: mlff2d COMMAND ...\n\n"
-        "Machine-learned interatomic potentials for two-dimensional materials.\n\n"
-        f"commands:\n{commands}\n\n"
-        "mlff2d COMMAND --help tells more about one; mlff2d --version says which this is."
+        f"usage: {prog} COMMAND ...\n\n{about}\n\ncommands:\n{lines}\n\n"
+        f"{prog} COMMAND --help tells more about one{version}."
     )
 
 

@@ -89,7 +89,7 @@ class PropertyPredictor(nn.Module):
             values = self._values(self.model(graph, edge_vec), graph)
             total = segment_sum(values, graph.batch, graph.n_structures)
             return total if self.pooling == "sum" else total / graph.atoms_per_structure()
-        features = self.model.features(graph, edge_vec)
+        features = self.model.mixed_features(graph, edge_vec)
         values = self._values(self.model.readout(features).squeeze(-1), graph)
         score = self.score(features).squeeze(-1).double()
         weights = segment_softmax(score, graph.batch, graph.n_structures)

@@ -7,15 +7,22 @@ it. ASE databases are read row by row; every other format goes through `ase.io.i
 
 from __future__ import annotations
 
+import lzma
+import zlib
 from collections.abc import Iterator
-from io import StringIO
+from io import BufferedIOBase, StringIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import ase.db
 import ase.io
 from ase import Atoms
-from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
+from ase.io.formats import (
+    UnknownFileTypeError,
+    filetype,
+    get_compression,
+    open_with_compression,
+)
 
 from mlff2d.errors import StructureError
 
@@ -23,6 +30,12 @@ Frame = Atoms | StructureError
 
 _XYZ_FORMATS = ("extxyz", "xyz")
 _DATABASE_FORMATS = ("db", "json", "aselmdb")
+
+COLLECTIONS = (*_XYZ_FORMATS, *_DATABASE_FORMATS)
+"""Formats of ASE whose frames need not come from one run."""
+
+ARCHIVE_ERRORS = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""What reading a compressed file raises that is cut off or damaged."""
 
 
 def iter_structures(path: Path | str) -> Iterator[tuple[int, Frame]]:
@@ -50,16 +63,31 @@ def iter_structures(path: Path | str) -> Iterator[tuple[int, Frame]]:
         raise StructureError(f"{path}: the file holds no structure.")
 
 
-def _reader(path: Path) -> Any:
-    """The generator function that suits the file's format."""
+def file_format(path: Path) -> str:
+    """ASE's name of a file's format. Raises StructureError for one that it does not know."""
     try:
-        kind = filetype(str(path))
+        return filetype(str(path))
     except UnknownFileTypeError as error:
         raise StructureError(
             f"{path}: not a format that ASE knows; convert it to extended XYZ (.extxyz)."
         ) from error
-    except (OSError, EOFError) as error:
+    except ARCHIVE_ERRORS as error:
         raise _file_error(path, error) from error
+
+
+def open_bytes(path: Path) -> BufferedIOBase:
+    """The content of a file without its compression; damage is met when it is read."""
+    return cast(BufferedIOBase, open_with_compression(str(path), "rb"))
+
+
+def without_compression(path: Path) -> Path:
+    """A file's path without its .gz, .bz2 or .xz."""
+    return Path(get_compression(str(path))[0])
+
+
+def _reader(path: Path) -> Any:
+    """The generator function that suits the file's format."""
+    kind = file_format(path)
     if kind in _XYZ_FORMATS:
         return _iter_xyz
     if kind in _DATABASE_FORMATS:
@@ -68,16 +96,22 @@ def _reader(path: Path) -> Any:
 
 
 def _frame_error(path: Path, index: int, error: Exception) -> StructureError:
-    return StructureError(f"{path}, frame {index}: it cannot be read ({_one_line(error)}).")
+    return StructureError(f"{path}, frame {index}: it cannot be read ({one_line(error)}).")
 
 
 def _file_error(path: Path, error: Exception) -> StructureError:
+    if path.suffix in (".h5", ".hdf5"):
+        return StructureError(
+            f"{path}: this is no HDF5 file, whatever its name says; make it anew with "
+            "`mlff2d data build`, or name a text file as what it is."
+        )
     return StructureError(
-        f"{path}: the file cannot be read ({_one_line(error)}); give a file that ase.io.read reads."
+        f"{path}: the file cannot be read ({one_line(error)}); give a file that ase.io.read reads."
     )
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -94,8 +128,20 @@ def _iter_ase(path: Path) -> Iterator[tuple[int, Frame]]:
                 raise _file_error(path, error) from error
             yield index, _frame_error(path, index, error)
             return
+        _take_free_energy_of_gpaw(atoms)
         yield index, atoms
         index += 1
+
+
+def _take_free_energy_of_gpaw(atoms: Atoms) -> None:
+    """The free energy belongs to the forces; of GPAW's text ASE attaches the extrapolated one.
+
+    A dispersion correction, which comes on top of the contributions, is on top of both.
+    """
+    parts = getattr(atoms.calc, "energy_contributions", None) or {}
+    if {"free energy", "extrapolated"} <= parts.keys() and "energy" in atoms.calc.results:
+        correction = atoms.calc.results["energy"] - parts["extrapolated"]
+        atoms.calc.results["free_energy"] = parts["free energy"] + correction
 
 
 def _iter_database(path: Path) -> Iterator[tuple[int, Frame]]:
@@ -124,7 +170,7 @@ def _iter_xyz(path: Path) -> Iterator[tuple[int, Frame]]:
                 block = next(frames)
             except StopIteration:
                 return
-            except (OSError, EOFError, UnicodeDecodeError) as error:  # e.g. a truncated archive
+            except (UnicodeDecodeError, *ARCHIVE_ERRORS) as error:  # e.g. a truncated archive
                 if index == 0:
                     raise _file_error(path, error) from error
                 yield index, _frame_error(path, index, error)

@@ -12,7 +12,7 @@ ROOMS = {"mlff2d": ROOT / "mlff2d", "mlff2d.training": ROOT / "training", "mlff2
 ORDER = [
     ["mlff2d.units", "mlff2d.errors", "mlff2d.devices", "mlff2d.graph"],
     ["mlff2d.slab"],
-    ["mlff2d.neighbors"],
+    ["mlff2d.neighbors", "mlff2d.symmetry"],
     ["mlff2d.atoms"],
     ["mlff2d.reading"],
     ["mlff2d.cif"],

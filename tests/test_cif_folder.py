@@ -14,7 +14,7 @@ from mlff2d.errors import StructureError
 from mlff2d.models import REGISTRY
 from mlff2d.training.data import convert as convert_module
 from mlff2d.training.data.cif_folder import read_table
-from mlff2d.training.data.convert import convert, convert_cached
+from mlff2d.training.data.convert import convert, open_sources
 from mlff2d.training.data.dataset import Dataset
 from mlff2d.training.data.readers import Keys, Record, Rejected, iter_records
 from mlff2d.training.setup import prepare
@@ -35,19 +35,23 @@ def write_folder(folder: Path, table: str | None = None, n: int = 6) -> Path:
 
 
 def opened(folder: Path, key: str = "gap") -> tuple[Dataset, convert_module.ConversionSummary]:
-    path, summary = convert_cached([folder], folder.parent, "material", target=key)
-    return Dataset(path, 4.0), summary
+    paths, summary = open_sources([folder], folder.parent, "material", target=key)
+    return Dataset(paths, 4.0), summary
 
 
 def test_what_goes_in_comes_out(tmp_path):
     data, summary = opened(write_folder(tmp_path / "cifs"))
     assert data.target.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
-    assert data.material == [f"m{k}" for k in range(6)]
+    assert list(data.material) == [f"m{k}" for k in range(6)]
     assert (summary.n_frames, summary.n_taken, summary.refused, summary.notes) == (6, 6, {}, [])
     for k in range(6):
         assert data.atoms_of("z", [k]).tolist() == FRAMES[k].numbers.tolist()
-        np.testing.assert_allclose(np.abs(np.linalg.det(data.cell[k])), FRAMES[k].get_volume())
-    assert data.pbc.tolist() == [[True, True, False]] * 6, "CIF files are periodic; slabs are found"
+        np.testing.assert_allclose(
+            np.abs(np.linalg.det(data.rows_of("cell", [k])[0])), FRAMES[k].get_volume()
+        )
+    assert data.rows_of("pbc", range(6)).tolist() == [[True, True, False]] * 6, (
+        "CIF files are periodic; slabs are found"
+    )
     assert data.name(2) == "cifs frame 3 (m2)"
     assert np.isnan(data.energy).all()
 
@@ -65,7 +69,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path):
     overlap.positions[1] = overlap.positions[0] + [0.2, 0, 0]
     ase.io.write(folder / "overlap.cif", overlap)
     data, summary = opened(folder)
-    assert data.material == ["m0", "m1"]
+    assert list(data.material) == ["m0", "m1"]
     assert data.target.tolist() == [1.0, 2.0]
     assert summary.refused == {
         "no usable target": 4,
@@ -152,7 +156,7 @@ def test_files_in_folders_and_with_large_letters(tmp_path):
     (folder / "m2.cif").rename(folder / "m2.Cif")
     data, summary = opened(folder)
     assert data.target.tolist() == [1, 2, 3]
-    assert data.material == ["a/m0", "a/m1", "m2"]
+    assert list(data.material) == ["a/m0", "a/m1", "m2"]
     assert not summary.refused
     digest = data.sources[0]["sha256"]
     ase.io.write(folder / "a" / "m0.cif", FRAMES[9])
@@ -163,7 +167,7 @@ def test_files_in_folders_and_with_large_letters(tmp_path):
 def test_a_state_is_not_in_cif_files(tmp_path):
     folder = write_folder(tmp_path / "cifs")
     with pytest.raises(StructureError, match="cifs: the model takes temperature from"):
-        convert_cached([folder], tmp_path, "material", ("temperature",), "gap")
+        open_sources([folder], tmp_path, "material", ("temperature",), "gap")
 
 
 def test_a_table_that_is_no_text(tmp_path):
@@ -176,18 +180,18 @@ def test_a_table_that_is_no_text(tmp_path):
 def test_a_folder_is_converted_anew_when_anything_in_it_changes(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "cifs")
     arguments = ([folder], tmp_path, "material", (), "gap")
-    first, _ = convert_cached(*arguments)
+    first, _ = open_sources(*arguments)
     digest = Dataset(first, 4.0).sources[0]["sha256"]
     with monkeypatch.context() as patch:
         patch.setattr(convert_module, "convert", lambda *args: pytest.fail("converted again"))
-        assert convert_cached(*arguments)[0] == first
+        assert open_sources(*arguments)[0] == first
     ase.io.write(folder / "m3.cif", FRAMES[9])
-    second, _ = convert_cached(*arguments)
+    second, _ = open_sources(*arguments)
     assert second != first
     assert Dataset(second, 4.0).sources[0]["sha256"] != digest
     with (folder / "id_prop.csv").open("a") as file:
         file.write("m9,1.0\n")
-    assert convert_cached(*arguments)[0] not in (first, second)
+    assert open_sources(*arguments)[0] not in (first, second)
 
 
 def test_the_keys_are_part_of_the_cache(tmp_path):
@@ -196,7 +200,7 @@ def test_the_keys_are_part_of_the_cache(tmp_path):
         atoms.info |= {"gap": 1.0 * k, "mass": 2.0 * k, "T": 300.0}
     ase.io.write(tmp_path / "f.extxyz", frames)
     made = {
-        convert_cached([tmp_path / "f.extxyz"], tmp_path, "material", state, target)[0]
+        open_sources([tmp_path / "f.extxyz"], tmp_path, "material", state, target)[0][0]
         for state, target in [((), "gap"), ((), "mass"), (("T",), "gap"), (("T",), "mass")]
     }
     assert len(made) == 4
@@ -205,7 +209,7 @@ def test_the_keys_are_part_of_the_cache(tmp_path):
 def test_a_folder_without_a_property_is_refused(tmp_path):
     folder = write_folder(tmp_path / "cifs")
     with pytest.raises(StructureError, match="only together with the section property"):
-        convert_cached([folder], tmp_path, "material")
+        open_sources([folder], tmp_path, "material")
 
 
 def test_split_by_id(tmp_path, monkeypatch):
@@ -214,7 +218,7 @@ def test_split_by_id(tmp_path, monkeypatch):
     run = prepare(property_config(tmp_path / "run", folder))
     assert run.split.train.size + run.split.val.size + run.split.test.size <= 30
     assert run.data.material[0] == "m0"
-    assert min(map(len, vars(run.split).values())) > 0
+    assert min(map(len, (run.split.train, run.split.val, run.split.test))) > 0
 
 
 def test_a_property_in_info_or_in_the_results(tmp_path):
@@ -244,7 +248,7 @@ def test_nothing_left_in_a_file_names_the_nearest(tmp_path):
     atoms.info["band_gap"] = 1.0
     ase.io.write(tmp_path / "f.extxyz", atoms)
     with pytest.raises(StructureError, match=r"no frame can be used.*'bandgap'.*'band_gap'"):
-        convert([tmp_path / "f.extxyz"], tmp_path / "f.h5", "material", target="bandgap")
+        convert([tmp_path / "f.extxyz"], tmp_path / "f.h5", Keys(target="bandgap"))
 
 
 def test_disorder_of_a_cif_file_read_as_a_file(tmp_path):

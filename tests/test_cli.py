@@ -17,6 +17,7 @@ from mlff2d import cli
 from mlff2d.checkpoint import save
 from mlff2d.md import command
 from mlff2d.md.relax import FMAX, SMAX, STEPS
+from mlff2d.training.data import command as data_command
 from tests.potentials import random_potential
 from tests.structures import mos2
 
@@ -173,6 +174,12 @@ def test_interrupted(source, model, capsys, monkeypatch) -> None:
         (["relax", "x.xyz", "--steps", "-1"], ["--steps", "not a number of steps"]),
         (["relax", "x.xyz", "y.xyz"], ["'y.xyz'"]),
         (["relax"], ["structures"]),
+        (["data", "biuld"], ["'biuld'", "'build'"]),
+        (["data", "build", "x.xyz", "-o", "a.h5", "--materialkey", "k"], ["'--material-key'"]),
+        (["data", "build", "x.xyz"], ["-o"]),
+        (["data", "build", "x.xyz", "-o", "a.h5"], ["x.xyz", "no such file"]),
+        (["data", "stats", "a.h5"], ["a.h5", "no such data file"]),
+        (["data", "merge", "a.h5", "-o", "b.h5"], ["a.h5", "no such data file"]),
     ],
 )
 def test_misspelt(argv, words, capsys) -> None:
@@ -187,16 +194,21 @@ def test_misspelt(argv, words, capsys) -> None:
         assert word in error
 
 
-def test_help_of_each_command(capsys) -> None:
-    assert cli.main(["--help"]) == 0
+@pytest.mark.parametrize("group", [[], ["data"]])
+def test_help_of_each_command(group, capsys) -> None:
+    prog = " ".join(["mlff2d", *group])
+    assert cli.main([*group, "--help"]) == 0
     overview = capsys.readouterr().out
-    for name in cli.COMMANDS:
+    assert f"usage: {prog} COMMAND" in overview
+    for name in data_command.COMMANDS if group else cli.COMMANDS:
         assert name in overview
+        if name == "data":
+            continue
         with pytest.raises(SystemExit) as exit_:
-            cli.main([name, "--help"])
+            cli.main([*group, name, "--help"])
         assert exit_.value.code == 0
-        assert f"usage: mlff2d {name}" in capsys.readouterr().out
-    assert cli.main([]) == 2
+        assert f"usage: {prog} {name}" in capsys.readouterr().out
+    assert cli.main(group) == 2
 
 
 def program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -210,10 +222,11 @@ def program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_does_not_wait_for_torch() -> None:
+@pytest.mark.parametrize("argv", [["--help"], ["relax", "--help"], ["data", "build", "--help"]])
+def test_help_does_not_wait_for_torch(argv) -> None:
     code = (
         "import sys; from mlff2d import cli\n"
-        "try: cli.main(['relax', '--help'])\n"
+        f"try: cli.main({argv})\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules or 'ase' in sys.modules)"
     )

@@ -11,12 +11,11 @@ from mlff2d import checkpoint, training
 from mlff2d.models import REGISTRY
 from mlff2d.training.config import (
     ConfigError,
-    DataConfig,
-    LossConfig,
     differences,
     load_config,
     save_config,
 )
+from mlff2d.training.sections import DataConfig, LossConfig
 from tests.potentials import SMALL as SMALL_MODELS
 
 SMALL = {
@@ -81,6 +80,18 @@ def test_bad_values_are_one_sentence(path, override, words):
     assert "\n" not in str(error.value)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_key_given_twice_is_an_error_and_not_the_last_of_both(path):
+    path.write_text(path.read_text() + "train: {lr: 1.0e-2}\ntrain: {epochs: 3}\n")
+    with pytest.raises(ConfigError, match=r"'train'.* twice, first in line \d+.* line \d+"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("override", ["train.lr=.inf", "filters.max_force=.inf", "loss.energy=inf"])
+def test_a_number_is_finite(path, override):
+    with pytest.raises(ConfigError, match=r"finite|number"):
+        load_config(path, [override])
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1\n", "just words"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from mlff2d import checkpoint
 from mlff2d.atoms import to_graph
 from mlff2d.models import REGISTRY
 from mlff2d.potential import Potential
-from mlff2d.training.config import Config, ConfigError
-from mlff2d.training.finetune import fit_shift
+from mlff2d.training.config import ConfigError
+from mlff2d.training.finetuning.adapters import adapters, add_adapters
+from mlff2d.training.finetuning.start import Anchor, fit_shift
 from mlff2d.training.loop import train
+from mlff2d.training.sections import AdapterConfig, Config
 from mlff2d.training.setup import prepare
 from tests.training_helpers import (
     PairNet,
@@ -72,7 +75,8 @@ def write_data(path: Path, start: Path) -> Path:
 
 
 def config_from(start: Path, run_dir: Path, data: Path, **train: object) -> Config:
-    settings = small_config(run_dir, data, **train).resolved()
+    # A start that is right to many digits has a loss that any step makes a thousand times higher.
+    settings = small_config(run_dir, data, max_jump=None, **train).resolved()
     return Config.model_validate(settings | {"model": {"from": str(start)}})
 
 
@@ -99,6 +103,7 @@ def test_another_zero_of_energy_is_found(start, tmp_path):
     assert shift.energies == pytest.approx({z: ZERO[s] for z, s in symbols.items()}, abs=1e-5)
     assert shift.before > 1
     assert shift.after < 1e-5
+    assert shift.undetermined == ()
     run.move_references(shift)
     moved = run.module.references.as_dict()
     assert moved[74] == pytest.approx(7.4), "an element without data keeps its energy"
@@ -116,6 +121,8 @@ def test_what_compositions_do_not_determine_stays(start, tmp_path):
     ids = [s for s, name in enumerate(run.data.material) if name in ("Cu-Au", "Au-Cu")]
     shift = fit_shift(run.module, run.data, [ids])
     assert shift.energies == pytest.approx({29: 1.75, 79: 1.75}, abs=1e-5)
+    assert shift.undetermined == (29, 79)
+    assert shift.frames == {29: len(ids), 79: len(ids)}
     run.data.energy[:] = np.nan
     assert fit_shift(run.module, run.data, [ids]).energies == {}
 
@@ -125,8 +132,8 @@ def test_it_is_printed_and_kept_in_the_model_file(start, tmp_path):
     console = Console(file=StringIO(), markup=False, width=400)
     train(config, console)
     printed = console.file.getvalue()
-    assert "Reference energies of start.pt moved" in printed
-    assert "Pt -7.0" in printed
+    assert re.search(r"Pt *│ 7\.8000 *│ 0\.8000 *│ -7\.0000 *│ \d+", printed)
+    assert printed.index("Reference energies") < printed.index("Data")
     assert "test start" in printed
     training = checkpoint.read(tmp_path / "run" / "best.pt")["training"]
     assert training["start"]["file"] == training["settings"]["model"]["from"] == "start.pt"
@@ -193,3 +200,110 @@ def test_training_that_does_harm_gives_the_start_back(start, tmp_path):
     )
     assert_equal(best, theirs)
     assert any(not torch.equal(last[name], weight) for name, weight in theirs.items())
+
+
+def finetune_config(start: Path, run_dir: Path, data: Path, **finetune: object) -> Config:
+    """With labels that are not the start's own, so that there is something to learn."""
+    settings = config_from(start, run_dir, data).resolved()
+    return Config.model_validate(settings | {"finetune": finetune})
+
+
+def emt_data(path: Path) -> Path:
+    ase.io.write(path, monolayers())
+    return path
+
+
+def test_weights_stay_near_the_start_where_that_is_asked_for(start, tmp_path, quiet):
+    data = emt_data(tmp_path / "d.extxyz")
+    theirs = checkpoint.load(start).model.state_dict()
+
+    def distance(name: str) -> float:
+        ours = checkpoint.load(tmp_path / name / "last.pt").model.state_dict()
+        return sum(float((ours[key] - theirs[key]).square().sum()) for key in theirs)
+
+    for name, weight in (("free", 0.0), ("loose", 0.1), ("tight", 100.0)):
+        train(finetune_config(start, tmp_path / name, data, l2_start=weight), quiet)
+    assert 0 < distance("tight") < 0.2 * distance("loose")
+    assert distance("loose") < 0.9 * distance("free")
+
+
+def test_the_anchor_is_half_the_squared_distance():
+    module = torch.nn.Linear(2, 2)
+    module.bias.requires_grad_(False)
+    anchor = Anchor(module, 3.0)
+    with torch.no_grad():
+        module.weight += 2.0
+        module.bias += 5.0
+    penalty = anchor.penalty()
+    assert float(penalty.detach()) == pytest.approx(0.5 * 3.0 * 4 * 2.0**2)
+    penalty.backward()
+    assert torch.allclose(module.weight.grad, torch.full((2, 2), 6.0))
+
+
+def test_of_a_matrix_with_an_adapter_the_change_counts():
+    module = torch.nn.Sequential(torch.nn.Linear(9, 9, bias=False))
+    add_adapters(module, AdapterConfig(rank=2, alpha=4.0))
+    anchor = Anchor(module, 1.0)
+    assert float(anchor.penalty().detach()) == 0.0
+    before = module[0].weight.detach().clone()
+    torch.nn.init.normal_(adapters(module)[0].left)
+    expected = 0.5 * (module[0].weight - before).square().sum()
+    assert float(anchor.penalty().detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_what_is_frozen_stays_to_the_bit(start, tmp_path, quiet):
+    data = emt_data(tmp_path / "d.extxyz")
+    train(finetune_config(start, tmp_path / "run", data, freeze=["element", r"layers\.0"]), quiet)
+    theirs = checkpoint.load(start).model.state_dict()
+    ours = checkpoint.load(tmp_path / "run" / "last.pt").model.state_dict()
+    same = {name for name in theirs if torch.equal(ours[name], theirs[name])}
+    assert same == {"element.weight", "layers.0.weight", "layers.0.bias"}
+
+
+@pytest.mark.parametrize("step", [3, 9])
+def test_with_every_rule_killed_and_resumed_equals_uninterrupted(
+    start, tmp_path, quiet, monkeypatch, step
+):
+    data = emt_data(tmp_path / "d.extxyz")
+    rules = {
+        "freeze": ["element"],
+        "lr": {"readout": 2.0},
+        "layer_decay": 0.5,
+        "l2_start": 0.1,
+        "adapters": {"rank": 4},
+    }
+    train(finetune_config(start, tmp_path / "whole", data, **rules), quiet)
+    config = finetune_config(start, tmp_path / "killed", data, **rules)
+    settings = config.train.model_copy(update={"save_minutes": 1e-9})
+    config = config.model_copy(update={"train": settings})
+    die_after(step, config, monkeypatch, console=quiet)
+    train(config, quiet)
+    assert_equal(contents(tmp_path / "killed"), contents(tmp_path / "whole"))
+    model = checkpoint.load(tmp_path / "whole" / "best.pt").model
+    assert type(model) is PairNet
+    theirs = checkpoint.load(start).model
+    difference = (model.layers[2].weight - theirs.layers[2].weight).detach().double()
+    assert 1 <= int((torch.linalg.svdvals(difference) > 1e-6).sum()) <= 4
+
+
+def test_a_rule_for_nothing_stops_before_training(start, tmp_path, quiet):
+    data = emt_data(tmp_path / "d.extxyz")
+    config = finetune_config(start, tmp_path / "run", data, freeze=["embedding"])
+    with pytest.raises(ConfigError, match=r"'embedding' matches nothing.*element"):
+        train(config, quiet)
+
+
+def test_groups_are_printed(start, tmp_path):
+    data = emt_data(tmp_path / "d.extxyz")
+    console = Console(file=StringIO(), markup=False, width=200)
+    train(finetune_config(start, tmp_path / "run", data, freeze=["element"]), console)
+    printed = console.file.getvalue()
+    assert re.search(r"trained *│ layers\.0,2 \(4\), readout", printed)
+    assert re.search(r"frozen *│ element *│ 760 ", printed)
+
+
+def test_references_of_the_config_are_refused_with_a_start(start, tmp_path):
+    settings = config_from(start, tmp_path / "run", tmp_path / "d.extxyz").resolved()
+    settings["priors"]["references"] = {"Cu": 1.0}
+    with pytest.raises(ValueError, match=r"priors\.references has no meaning with model\.from"):
+        Config.model_validate(settings)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from mlff2d.atoms import to_graph
 from mlff2d.graph import Graph, Labels, collate, collate_labels
 from mlff2d.potential import Prediction
-from mlff2d.training.config import LossConfig
-from mlff2d.training.loss import errors_of, loss_of
+from mlff2d.training.loss import combine, errors_of, label_counts, loss_of, loss_sums
 from mlff2d.training.metrics import MeanErrors
+from mlff2d.training.sections import LossConfig
 from mlff2d.units import EV_PER_ANGSTROM2_IN_N_PER_M
 
 NAN = float("nan")
@@ -157,10 +157,10 @@ def test_absent_labels_count_for_nothing():
     assert torch.isfinite(value)
     assert prediction.forces.grad[2:4].abs().max() == 0
     assert torch.isfinite(prediction.virial.grad).all()
-    mean = MeanErrors()
-    mean.add(errors, 1.5, 3)
+    mean = MeanErrors(LossConfig(stress=1.0))
+    mean.add(errors)
     metrics = mean.result()
-    assert metrics.loss == 1.5
+    assert metrics.loss == pytest.approx(float(value.detach()))
     assert metrics.energy == pytest.approx(0.5)
     assert metrics.forces == pytest.approx(0.2 / 3)
     assert metrics.stress == pytest.approx(0.1 / 7.5 * EV_PER_ANGSTROM2_IN_N_PER_M)
@@ -190,3 +190,88 @@ def test_a_perfect_prediction_has_no_loss_and_a_finite_gradient(kind):
     assert value.item() == 0
     assert torch.isfinite(forces.grad).all()
     assert torch.isfinite(virial.grad).all()
+
+
+def batch_of(sizes: list[int], seed: int = 0) -> tuple[Graph, Labels, Prediction]:
+    """Slabs of so many pairs of atoms, labelled and predicted at random, some labels missing."""
+    rng = np.random.default_rng(seed)
+    atoms = Atoms("BN", [(0, 0, 5), (1.3, 0.7, 5.2)], cell=[3.0, 2.5, 15.0], pbc=(1, 1, 0))
+    graph = collate([to_graph(atoms.repeat((n, 1, 1)), 4.0) for n in sizes])
+    n_structures, n_atoms = len(sizes), 2 * sum(sizes)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.from_numpy(rng.normal(size=shape))
+
+    labels = Labels(random(n_structures), random(n_atoms, 3), random(n_structures, 3, 3))
+    labels.energy[0], labels.forces[1], labels.virial[-1] = NAN, NAN, NAN
+    prediction = Prediction(
+        random(n_structures), random(n_atoms), random(n_atoms, 3), random(n_structures, 3, 3)
+    )
+    return graph, labels, prediction
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, -1.0])
+def test_atoms_power_by_hand(power):
+    sizes = [1, 3, 2, 5]
+    graph, labels, prediction = batch_of(sizes)
+    total = {"energy": [0.0, 0.0], "forces": [0.0, 0.0], "stress": [0.0, 0.0]}
+
+    def count(name: str, error: float, weight: float) -> None:
+        total[name][0] += weight * error
+        total[name][1] += weight
+
+    first = 0
+    for s, n in enumerate(2 * np.array(sizes)):
+        weight = float(n) ** power
+        if s != 0:
+            error = prediction.energy[s] - labels.energy[s]
+            count("energy", abs(float(error)) / n, weight)
+        for k in range(first, first + n):
+            if k != 1:
+                error = prediction.forces[k] - labels.forces[k]
+                count("forces", float(error.norm()), weight)
+        if s != len(sizes) - 1:
+            virial = (prediction.virial[s] - labels.virial[s])[:2, :2]
+            area = 3.0 * sizes[s] * 2.5
+            error = virial.norm() / area * EV_PER_ANGSTROM2_IN_N_PER_M
+            count("stress", float(error), weight)
+        first += n
+    config = LossConfig(energy=2.0, forces=3.0, stress=0.5, atoms_power=power)
+    parts = [a / b for a, b in total.values()]
+    expected = 2.0 * parts[0] + 3.0 * parts[1] + 0.5 * parts[2]
+    assert float(loss_of(errors_of(prediction, labels, graph), config)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0])
+@pytest.mark.parametrize("kind", ["mae", "mse", "huber"])
+def test_shares_of_batches_add_up_to_the_loss_of_all(kind, power):
+    config = LossConfig(kind=kind, stress=1.0, atoms_power=power)
+    batches = [batch_of(sizes, seed) for seed, sizes in enumerate([[1, 2], [3, 1, 1], [2, 5]])]
+    counts = sum(label_counts(labels, graph, config) for graph, labels, _ in batches)
+    shares = [
+        combine(loss_sums(errors_of(prediction, labels, graph), config), counts, config)
+        for graph, labels, prediction in batches
+    ]
+    graph = collate([graph for graph, _, _ in batches])
+    labels = collate_labels([labels for _, labels, _ in batches])
+    names = ("energy", "energies", "forces", "virial")
+    prediction = Prediction(
+        *(torch.cat([getattr(p, name) for _, _, p in batches]) for name in names)
+    )
+    whole = loss_of(errors_of(prediction, labels, graph), config)
+    assert float(sum(shares)) == pytest.approx(float(whole), rel=1e-12)
+    mean = MeanErrors(config)
+    for graph, labels, prediction in batches:
+        mean.add(errors_of(prediction, labels, graph))
+    assert mean.result().loss == pytest.approx(float(whole), rel=1e-12)
+
+
+def test_a_part_without_labels_is_zero_and_its_share_too():
+    graph, labels, prediction = batch_of([1, 2])
+    labels = Labels(labels.energy, torch.full_like(labels.forces, NAN), labels.virial * NAN)
+    config = LossConfig(stress=1.0)
+    counts = label_counts(labels, graph, config)
+    assert counts.tolist() == [1.0, 0.0, 0.0]
+    errors = errors_of(prediction, labels, graph)
+    value = combine(loss_sums(errors, config), counts, config)
+    assert float(value) == pytest.approx(float(errors.energy.abs().mean()))

@@ -21,9 +21,9 @@ from mlff2d.errors import StructureError
 from mlff2d.graph import Graph, collate
 from mlff2d.models import REGISTRY, build_model
 from mlff2d.property import POOLINGS, PropertyPredictor, segment_softmax
-from mlff2d.training.config import Config
 from mlff2d.training.loop import train
 from mlff2d.training.property_metrics import property_metrics, spearman
+from mlff2d.training.sections import Config
 from mlff2d.training.setup import prepare
 from tests.potentials import ELEMENTS, SMALL
 from tests.structures import mos2

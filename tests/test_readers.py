@@ -10,13 +10,17 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk, mx2
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import ulm
+from ase.io.trajectory import write_atoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlff2d.errors import StructureError
 from mlff2d.reading import iter_structures
-from mlff2d.training.data.readers import Keys, Record, Rejected, iter_records, material_of
+from mlff2d.training.data.readers import Keys, Record, Rejected, iter_records
+from mlff2d.training.data.record import material_of, to_record
 from tests.shared import DATA, needs_data
 from tests.training_helpers import monolayers
 
@@ -173,18 +177,22 @@ def overlapping() -> Atoms:
         (relabelled(forces=np.full((2, 3), np.inf)), "no usable labels", "forces holds NaN"),
         (relabelled(stress=np.zeros(5)), "no usable labels", "stress has 5 numbers"),
         (relabelled(forces=np.zeros((3, 3))), "no usable labels", "forces has 9 numbers"),
+        (relabelled(forces=np.zeros((3, 2))), "no usable labels", "shape (3, 2), not (2, 3)"),
+        (relabelled(stress=np.zeros((1, 6))), "no usable labels", "shape (1, 6), not (3, 3)"),
         (nan_position(), "no usable structure", "NaN"),
         (overlapping(), "no usable structure", "apart"),
     ],
 )
-def test_useless_frames_are_refused_with_their_reason(monkeypatch, atoms, kind, reason):
+def test_useless_frames_are_refused_with_their_reason(tmp_path, monkeypatch, atoms, kind, reason):
+    path = tmp_path / "any.extxyz"
+    path.write_text("what ASE would not write")
     monkeypatch.setattr(
         "mlff2d.training.data.readers.iter_structures",
-        lambda path: iter([(7, atoms), (8, FRAMES[1])]),
+        lambda path: iter([(0, atoms), (1, FRAMES[1])]),
     )
-    refused, taken = iter_records(Path("any"), Keys())
+    refused, taken = iter_records(path, Keys())
     assert isinstance(refused, Rejected)
-    assert (refused.where, refused.kind) == ("frame 7", kind)
+    assert (refused.where, refused.kind) == ("frame 0", kind)
     assert reason in refused.reason
     assert isinstance(taken, Record)
 
@@ -211,6 +219,234 @@ def test_material_falls_back_on_the_reduced_formula():
     assert material_of(atoms, "name") == "12"
 
 
+def written(path: Path, **info: str) -> Path:
+    atoms = FRAMES[0].copy()
+    atoms.calc = FRAMES[0].calc
+    atoms.info = dict(info)
+    ase.io.write(path, [atoms, atoms])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "info", "expected"),
+    [
+        ("relax.extxyz", {}, material_of(Atoms(FRAMES[0].symbols), "")),
+        ("relax.extxyz", {"material": "mine"}, "mine"),
+        ("relax.extxyz", {"material": "mine", "trajectory": "run 3"}, "run 3"),
+        ("relax.traj", {"material": "mine"}, "relax.traj"),
+        ("relax.traj", {"trajectory": "run 3"}, "run 3"),
+    ],
+)
+def test_what_the_steps_of_a_run_share(tmp_path, name, info, expected):
+    path = written(tmp_path / name, **info)
+    assert [r.trajectory for r in iter_records(path, Keys())] == [expected] * 2
+
+
+def test_a_trajectory_file_that_is_a_collection_is_one_trajectory_per_composition(tmp_path):
+    ase.io.write(tmp_path / "all.traj", FRAMES)
+    names = [r.trajectory for r in iter_records(tmp_path / "all.traj", Keys())]
+    compositions = {atoms.symbols.formula.format("hill") for atoms in FRAMES}
+    assert names[0] == "all.traj"
+    assert len(set(names)) == len(compositions) > 1
+
+
+def test_frames_behind_a_number_are_the_same(tmp_path):
+    path = tmp_path / "frames.extxyz"
+    path.write_text("".join(line for block in blocks(tmp_path) for line in block))
+    every, later = list(iter_records(path, Keys())), list(iter_records(path, Keys(), skip=3))
+    assert [r.frame for r in later] == [r.frame for r in every[3:]] == [3, 4]
+    assert [r.energy for r in later] == [r.energy for r in every[3:]]
+
+
+def gpaw_text(atoms: Atoms, free: float, extrapolated: float, tail: str = "") -> str:
+    """The parts of GPAW's text output that ASE reads, of one structure."""
+    rows = "".join(
+        f"{k:4d} {a.symbol:<5}" + "".join(f"{x:13.6f}" for x in a.position) + "\n"
+        for k, a in enumerate(atoms)
+    )
+    cell = "".join(
+        f"  {k + 1}. axis:    {'yes' if p else 'no'} "
+        + "".join(f"{x:12.6f}" for x in v)
+        + "    24     0.1500\n"
+        for k, (v, p) in enumerate(zip(atoms.cell, atoms.pbc, strict=True))
+    )
+    forces = "".join(
+        f"{k:3d} {a.symbol:<3}" + "".join(f"{x:12.5f}" for x in f) + "\n"
+        for k, (a, f) in enumerate(zip(atoms, atoms.get_forces(), strict=True))
+    )
+    stress = "".join(
+        "".join(f"{x:13.6f}" for x in row) + "\n" for row in atoms.get_stress(voigt=False)
+    )
+    return f"""
+  ___ ___ ___ _ _ _  
+ |   |   |_  | | | | 
+ | | | | | . | | | | 
+ |__ |  _|___|_____|  22.8.0
+ |___|_|             
+
+Positions:
+{rows}
+Unit cell:
+           periodic     x           y           z      points  spacing
+{cell}
+Energy contributions relative to reference atoms: (reference = -93457.127041)
+
+Kinetic:        +12.345678
+Potential:      -11.345678
+External:        +0.000000
+XC:             -10.345678
+Entropy (-ST):   -0.123456
+Local:           +0.012345
+--------------------------
+Free energy:   {free:+14.6f}
+Extrapolated:  {extrapolated:+14.6f}
+
+{tail}Forces in eV/Ang:
+{forces}
+Stress tensor:
+{stress}
+"""
+
+
+def test_the_free_energy_of_gpaws_text_is_taken(tmp_path):
+    """ASE attaches the energy extrapolated to no smearing, to which the forces do not belong."""
+    path = tmp_path / "relax.txt"
+    path.write_text(gpaw_text(FRAMES[0], -9.5, -9.4) + gpaw_text(FRAMES[0], -9.7, -9.6))
+    records = list(iter_records(path, Keys()))
+    assert [r.energy for r in records] == [pytest.approx(-9.5), pytest.approx(-9.7)]
+    assert {r.trajectory for r in records} == {"relax.txt"}
+    np.testing.assert_allclose(records[0].forces, FRAMES[0].get_forces(), atol=1e-5)
+    virial = FRAMES[0].get_stress(voigt=False) * FRAMES[0].get_volume()
+    np.testing.assert_allclose(records[0].virial, virial, atol=1e-6 * FRAMES[0].get_volume())
+
+
+def test_a_dispersion_correction_is_part_of_the_free_energy(tmp_path):
+    atoms = FRAMES[0]
+    rows = "".join(f"{k:3d} {a.symbol:<3} 0.1 0.2 0.3\n" for k, a in enumerate(atoms))
+    tail = f"DFTD3\nvdW correction:\nEnergy: -10.4\n\nForces in eV/Ang:\n{rows}\n"
+    path = tmp_path / "relax.txt"
+    path.write_text(gpaw_text(atoms, -9.5, -9.4, tail))
+    (record,) = iter_records(path, Keys())
+    assert record.energy == pytest.approx(-9.5 - 1.0)
+    np.testing.assert_allclose(record.forces, [[0.1, 0.2, 0.3]] * len(atoms))
+
+
+def test_gpaws_restart_file(tmp_path):
+    path = tmp_path / "relaxed.gpw"
+    with ulm.Writer(path, tag="gpaw") as writer:
+        writer.write(version=4)
+        write_atoms(writer.child("atoms"), FRAMES[0])
+        results = writer.child("results")
+        results.write(energy=-9.4, free_energy=-9.5)
+        results.write("forces", FRAMES[0].get_forces())
+        results.write("stress", FRAMES[0].get_stress())
+        waves = writer.child("wave_functions")
+        waves.write("fermi_levels", np.zeros(1))
+    (record,) = iter_records(path, Keys())
+    assert record.energy == pytest.approx(-9.5)
+    assert record.trajectory == "relaxed.gpw"
+    np.testing.assert_allclose(record.forces, FRAMES[0].get_forces())
+
+
+def test_a_folder_of_any_files(tmp_path):
+    (tmp_path / "gpaw").mkdir()
+    (tmp_path / "gpaw/relax.txt").write_text(gpaw_text(FRAMES[0], -9.5, -9.4))
+    (tmp_path / "gpaw/README.txt").write_text("what this is")
+    (tmp_path / "POSCAR").write_text("no labels here")
+    written(tmp_path / "b.extxyz", material="b")
+    written(tmp_path / "a.traj")
+    *records, note = iter_records(tmp_path, Keys())
+    assert [r.trajectory for r in records] == ["a.traj"] * 2 + ["b"] * 2 + ["gpaw/relax.txt"]
+    assert note.endswith(
+        "3 of 5 frames have no 'material' in info; their material is the reduced formula."
+    )
+    assert [r.frame for r in records] == [0, 1, 2, 3, 4]
+
+
+def test_a_material_key_that_no_frame_has_is_told(tmp_path):
+    path = written(tmp_path / "a.extxyz", system="a")
+    for key, note in (
+        (
+            "sytem",
+            "2 of 2 frames have no 'sytem' in info; their material is the reduced formula. "
+            "Did you mean 'system'? Valid: system.",
+        ),
+        ("system", None),
+        ("material", None),  # the default, whose absence is no mistake
+    ):
+        items = list(iter_records(path, Keys(material=key)))
+        notes = [item for item in items if isinstance(item, str)]
+        assert notes == ([f"a.extxyz: {note}"] if note else [])
+        assert list(iter_records(path, Keys(material=key), skip=2)) == notes
+
+
+@pytest.mark.parametrize(
+    ("label", "name", "before", "after"),
+    [
+        ("forces", "force", ":forces:", ":force:"),
+        ("stress", "virial", " stress=", " virial="),
+        ("energy", "REF_energy", " energy=", " REF_energy="),
+    ],
+)
+def test_labels_under_another_name_are_told(tmp_path, label, name, before, after):
+    path = tmp_path / "a.extxyz"
+    ase.io.write(path, [FRAMES[0]] * 2)
+    text = path.read_text()
+    assert text.count(before) == 2
+    path.write_text(text.replace(before, after))
+    *records, note = iter_records(path, Keys())
+    assert [type(record) for record in records] == [Record] * 2
+    assert note.startswith(
+        f"a.extxyz: 2 frames without {label} have an entry {name!r}, which is not read; if it is "
+    )
+    assert len(list(iter_records(path, Keys(labels=False)))) == 2
+
+
+def slab_in_space(name: str, seed: int, noise: float) -> Atoms:
+    """A monolayer turned in space, with another axis as its vacuum and anything as its vector."""
+    atoms = mx2("MoS2", kind={"1H": "2H", "1T": "1T"}[name], vacuum=8.0)
+    rng = np.random.default_rng(seed)
+    atoms.rattle(noise, seed=seed)
+    atoms.rotate(rng.uniform(0, 180), rng.normal(size=3), rotate_cell=True)
+    order = [[0, 1, 2], [2, 0, 1], [1, 2, 0]][seed % 3]
+    atoms.set_cell(atoms.cell.array[order], scale_atoms=False)
+    atoms.pbc = np.array([True, True, False])[order]
+    return atoms
+
+
+@pytest.mark.parametrize(("name", "number"), [("1H", 78), ("1T", 72)])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_layer_groups_in_any_orientation(name, number, seed, noise):
+    record = to_record(0, slab_in_space(name, seed, noise), Keys(labels=False))
+    assert record.layer_group == number
+
+
+def test_a_skewed_cell_of_the_same_layer_has_the_same_group():
+    atoms = slab_in_space("1H", 0, 0.0)
+    atoms.cell[1] += 137 * atoms.cell[0]
+    assert to_record(0, atoms, Keys(labels=False)).layer_group == 78
+
+
+def test_a_cell_without_room_for_a_layer_has_none_and_takes_no_time():
+    atoms = Atoms("H", cell=[[0.64, 0, 0], [-0.12, 15.5, 0], [0, 0, 20]], pbc=[1, 1, 0])
+    assert to_record(0, atoms, Keys(labels=False)).layer_group == 0
+
+
+def test_what_has_no_layer_group_has_zero():
+    for atoms in (bulk("Cu"), Atoms("Cu"), Atoms("Cu", cell=[0, 0, 3], pbc=[0, 0, 1])):
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
+        assert to_record(0, atoms, Keys()).layer_group == 0
+
+
+def test_a_layer_group_that_is_not_found_is_no_error(monkeypatch):
+    def fail(*args, **kwargs):
+        raise ValueError("too small a tolerance")
+
+    monkeypatch.setattr("mlff2d.symmetry.moyopy.MoyoLayerDataset", fail)
+    assert to_record(0, FRAMES[0], Keys()).layer_group == 0
+
+
 @needs_data
 def test_shared_data_are_read_without_refusals():
     records = [
@@ -221,3 +457,9 @@ def test_shared_data_are_read_without_refusals():
     ]
     assert len(records) == 300
     assert all(isinstance(record, Record) for record in records)
+
+
+def test_a_file_that_is_called_hdf5_and_is_none(tmp_path):
+    (tmp_path / "x.h5").write_text("no HDF5\n")
+    with pytest.raises(StructureError, match="this is no HDF5 file"):
+        list(iter_records(tmp_path / "x.h5", Keys()))

@@ -21,7 +21,7 @@ from mlff2d.graph import Graph
 from mlff2d.models.base import EnergyModel
 from mlff2d.nn.scatter import segment_sum
 from mlff2d.training import loop
-from mlff2d.training.config import Config
+from mlff2d.training.sections import Config
 
 METALS = ("Cu", "Ag", "Au", "Ni", "Pd", "Pt")
 
@@ -136,6 +136,14 @@ def small_config(run_dir: Path, data: Path, **train: object) -> Config:
         }
         | train,
     }
+    return Config.model_validate(settings)
+
+
+def config_of(run_dir: Path, data: Path, sections: dict[str, dict[str, object]]) -> Config:
+    """The small run with some settings changed, section by section."""
+    settings = small_config(run_dir, data).resolved()
+    for name, values in sections.items():
+        settings[name] = settings[name] | values
     return Config.model_validate(settings)
 
 

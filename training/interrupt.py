@@ -6,11 +6,17 @@ import signal
 import time
 from types import FrameType, TracebackType
 
+from .distributed import largest
+
+# What a process has to say; of several the largest, a signal's number, counts.
+_NOTHING, _TIME_IS_UP = -1, 0
+
 
 class StopRequest:
     """Context that turns signals and a time limit into a question asked between two steps.
 
-    A second SIGINT is not caught, so that a hanging run can still be ended by hand.
+    Of several processes, which must all ask, it is enough that one is to stop. A second SIGINT is
+    not caught, so that a hanging run can still be ended by hand.
     """
 
     def __init__(self, max_minutes: float | None) -> None:
@@ -42,9 +48,12 @@ class StopRequest:
 
     @property
     def reason(self) -> str | None:
-        """Why to stop now, or None."""
-        if self.signal is not None:
-            return f"stopped by {signal.Signals(self.signal).name}"
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        """Why to stop now, or None; the same in all processes."""
+        is_late = self._deadline is not None and time.monotonic() > self._deadline
+        agreed = int(largest(self.signal or (_TIME_IS_UP if is_late else _NOTHING)))
+        if agreed == _NOTHING:
+            return None
+        if agreed == _TIME_IS_UP:
             return "train.max_minutes is up"
-        return None
+        self.signal = agreed
+        return f"stopped by {signal.Signals(agreed).name}"

@@ -9,10 +9,11 @@ import torch
 
 from mlff2d.potential import Potential, Prediction
 
-from .config import LossConfig
 from .data.batches import iter_batches
 from .data.dataset import Dataset
-from .loss import Errors, errors_of, loss_of
+from .distributed import deal, sum_tensor
+from .loss import Errors, combine, error_counts, errors_of, loss_sums
+from .sections import LossConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Metrics:
 
     Attributes
     ----------
-    loss : the training loss, the mean over batches weighted by their numbers of structures
+    loss : as in training, its means over the whole part
     """
 
     loss: float
@@ -48,28 +49,33 @@ class EnergyMetrics(Metrics):
 
 
 class MeanErrors:
-    """Sums of absolute errors over batches."""
+    """Sums of absolute errors and of the loss over batches.
 
-    def __init__(self) -> None:
-        self._sums = torch.zeros(3, dtype=torch.float64)
-        self._counts = torch.zeros(3, dtype=torch.float64)
-        self._loss = 0.0
-        self._structures = 0
+    Attributes
+    ----------
+    totals : (4, 3) float64, of energies, forces and stresses: absolute errors and their number,
+        penalties of the loss and what they weigh; those of several parts of the data may be added
+    """
 
-    def add(self, errors: Errors, loss: float, n_structures: int) -> None:
-        """Count the errors of one batch of structures, and the loss of the batch."""
+    def __init__(self, config: LossConfig) -> None:
+        self.config = config
+        self.totals = torch.zeros(4, 3, dtype=torch.float64)
+
+    def add(self, errors: Errors) -> None:
+        """Count the errors of one batch."""
         parts = (errors.energy, errors.forces, errors.stress)
+        absolute = torch.stack([p.detach().double().abs().sum() for p in parts])
         # Four of the nine components of a stress in the plane are not zero by definition.
-        sizes = (len(errors.energy), 3 * len(errors.forces), 4 * len(errors.stress))
-        self._sums += torch.tensor([float(p.detach().double().abs().sum()) for p in parts])
-        self._counts += torch.tensor(sizes)
-        self._loss += loss * n_structures
-        self._structures += n_structures
+        numbers = absolute.new_tensor([len(p) * n for p, n in zip(parts, (1, 3, 4), strict=True)])
+        sums = loss_sums(errors, self.config).detach()
+        counts = error_counts(errors, self.config)
+        self.totals += torch.stack([absolute, numbers, sums, counts]).cpu()
 
     def result(self) -> EnergyMetrics:
-        """The means."""
-        energy, forces, stress = (self._sums / self._counts).tolist()
-        loss = self._loss / self._structures
+        """The means, over what all processes have counted."""
+        absolute, numbers, sums, counts = sum_tensor(self.totals.clone())
+        energy, forces, stress = (absolute / numbers).tolist()
+        loss = float(combine(sums, counts, self.config))
         return EnergyMetrics(energy=energy, forces=forces, stress=stress, loss=loss)
 
 
@@ -79,15 +85,15 @@ def evaluate(
 ) -> EnergyMetrics:
     """Errors of a potential, in its own precision and on its own device.
 
-    Forces and stress are only computed where the loss has one of them.
+    Forces and stress are only computed where the loss has one of them. The batches are shared out
+    among the processes.
     """
-    mean = MeanErrors()
+    mean = MeanErrors(loss)
     was_training = potential.training
     potential.eval()
     wanted = {"forces": loss.derivatives, "virial": loss.derivatives, "create_graph": False}
-    for graph, labels in iter_batches(data, batches, potential.dtype, _device(potential)):
-        errors = errors_of(potential(graph, **wanted), labels, graph)
-        mean.add(errors, float(loss_of(errors, loss)), graph.n_structures)
+    for graph, labels in iter_batches(data, deal(batches), potential.dtype, _device(potential)):
+        mean.add(errors_of(potential(graph, **wanted), labels, graph))
     potential.train(was_training)
     return mean.result()
 
@@ -99,9 +105,9 @@ def baselines(
 
     Those of forces and stress only where the loss has one of them.
     """
-    mean = MeanErrors()
+    mean = MeanErrors(loss)
     references = potential.references.energies.cpu()
-    for graph, labels in iter_batches(data, batches, torch.float64, torch.device("cpu")):
+    for graph, labels in iter_batches(data, deal(batches), torch.float64, torch.device("cpu")):
         energies = references[graph.z]
         energy = torch.zeros(graph.n_structures, dtype=torch.float64)
         prediction = Prediction(
@@ -110,8 +116,7 @@ def baselines(
             forces=torch.zeros_like(labels.forces) if loss.derivatives else None,
             virial=torch.zeros_like(labels.virial) if loss.derivatives else None,
         )
-        errors = errors_of(prediction, labels, graph)
-        mean.add(errors, float(loss_of(errors, loss)), graph.n_structures)
+        mean.add(errors_of(prediction, labels, graph))
     return mean.result()
 
 

@@ -23,14 +23,21 @@ def provenance(run: Run, metrics: dict[str, Metrics]) -> dict[str, Any]:
     settings["data"]["files"] = [Path(name).name for name in settings["data"]["files"]]
     if run.start is not None:
         settings["model"]["from"] = run.start.name
+    finetune = settings["finetune"] or {}
+    for section, key in ((finetune, "old"), (finetune.get("replay") or {}, "files")):
+        section[key] = [Path(name).name for name in section.get(key, ())]
+    replayed = set() if run.replay is None else set(run.replay.sources)
     ids = {name: getattr(run.split, name) for name in PARTS}
-    origin = {} if run.start is None else {"start": _start(run)}
+    origin: dict[str, Any] = {} if run.start is None else {"start": _start(run)}
+    if run.references is not None:
+        origin["references"] = run.references.origin
     return origin | {
-        "data": run.data.sources,
+        "data": [s for number, s in enumerate(run.data.sources) if number not in replayed],
         "frames": {name: len(part) for name, part in ids.items()},
         "materials": {
             name: len({run.data.material[s] for s in part}) for name, part in ids.items()
         },
+        "left_out": [run.data.name(s) for s in run.left_out],
         "settings": settings,
         "epoch": run.epoch,
         "minutes": round(run.seconds / 60, 1),

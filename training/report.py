@@ -13,11 +13,21 @@ from mlff2d.models import model_name
 from mlff2d.potential import Potential
 
 from .data.filters import missing
+from .data.references import print_references
 from .data.splits import PARTS
-from .finetune import Shift
+from .groups import groups_table
 from .metrics import Metrics
-from .setup import Run
+from .setup import Run, run_files
 from .tasks import Column, Task
+
+_FILES = {
+    "best": "best model",
+    "metrics": "figures of it",
+    "stage_one": "best model of stage one",
+    "last": "last model",
+    "log": "figures of every epoch",
+    "config": "settings",
+}
 
 
 def print_data(run: Run, console: Console) -> None:
@@ -28,7 +38,8 @@ def print_data(run: Run, console: Console) -> None:
     for kind, count in conversion.refused.items():
         table.add_row(str(-count), f"refused: {kind}, e.g. {conversion.examples[kind]}")
     for removed in run.removed:
-        table.add_row(str(-removed.count), f"filtered: {removed.rule}")
+        example = f", e.g. {removed.example}" if removed.example else ""
+        table.add_row(str(-removed.count), f"left out: {removed.rule}{example}")
     labels = ("energy", "forces", "stress") if isinstance(run.module, Potential) else ()
     absent = {label: missing(run.data, label) for label in labels}
     for name in PARTS:
@@ -40,6 +51,8 @@ def print_data(run: Run, console: Console) -> None:
     console.print(table)
     for note in conversion.notes:
         console.print(note)
+    if run.references is not None:
+        print_references(run.references, console)
     n_weights = sum(p.numel() for p in run.module.parameters())
     elements = run.module.elements
     unit = "eV" if isinstance(run.module, Potential) else run.module.unit
@@ -50,17 +63,13 @@ def print_data(run: Run, console: Console) -> None:
     )
 
 
-def print_shift(shift: Shift, start: str, console: Console) -> None:
-    """What the reference energies of the start were moved by, and what that does."""
-    if not shift.energies:
-        console.print(f"Reference energies are those of {start}: the data have no energies.")
-        return
-    moved = ", ".join(f"{symbols([z])} {energy:+.4f}" for z, energy in shift.energies.items())
-    console.print(
-        f"Reference energies of {start} moved to fit the data, eV: {moved}; the others stay. "
-        f"Mean |ΔE| of the start on the training part: {1000 * shift.before:.1f} meV/atom before, "
-        f"{1000 * shift.after:.1f} after."
-    )
+def print_groups(run: Run, console: Console) -> None:
+    """Every group of parameters and what happens to it, where a config has rules for that."""
+    if run.config.finetune is not None:
+        groups = run.optimizer.param_groups
+        console.print(groups_table(run.module, groups, run.config.train.lr))
+    if run.replay is not None:
+        console.print(run.replay.note)
 
 
 def print_header(task: Task, console: Console) -> None:
@@ -72,23 +81,52 @@ def print_header(task: Task, console: Console) -> None:
 
 def epoch_line(row: dict[str, Any], val: Metrics, task: Task) -> str:
     """One line of the table of epochs; * marks the best so far."""
-    figures = "".join(f"{_figure(val, column):>{column.width}}" for column in task.columns)
+    # A space between columns even where a number is too wide for its own.
+    figures = "".join(f" {figure_of(val, column):>{column.width - 1}}" for column in task.columns)
     return (
-        f"{row['epoch']:6d}{row['train_loss']:12.5f}{val.loss:12.5f}{figures}"
+        f"{row['epoch']:6d} {row['train_loss']:11.5f} {val.loss:11.5f}{figures}"
         f"{row['lr']:11.2e}{row['seconds']:9.1f} ({row['seconds_waiting_for_data']:.1f})"
         f"{' *' if row['best'] else ''}"
     )
+
+
+def print_left_out(run: Run, console: Console) -> None:
+    """The structures without which the run goes on."""
+    if run.left_out:
+        console.print(f"Left out of training after a bad batch: {_left_out(run)}.")
 
 
 def print_result(results: dict[str, Metrics], task: Task, console: Console) -> None:
     """Figures of the best model, each beside its baseline."""
     table = Table("part", *(column.long for column in task.columns), title=task.title)
     for name, metrics in results.items():
-        table.add_row(name, *(_figure(metrics, column) for column in task.columns))
+        table.add_row(name, *(figure_of(metrics, column) for column in task.columns))
     console.print(table)
     console.print(task.baseline)
 
 
-def _figure(metrics: Metrics, column: Column) -> str:
+def _left_out(run: Run) -> str:
+    names = ", ".join(run.data.name(s) for s in run.left_out[:5])
+    return names + (f" and {len(run.left_out) - 5} others" if len(run.left_out) > 5 else "")
+
+
+def print_summary(run: Run, console: Console) -> None:
+    """How the run went, and where its files are."""
+    files = run_files(run.config.run_dir)
+    table = Table("", "", title="Run", show_header=False)
+    table.add_row("best epoch", f"{run.best_epoch} of {run.epoch}")
+    table.add_row("minutes of training", f"{run.seconds / 60:.1f}")
+    if run.seconds:
+        table.add_row("frames per second", f"{run.frames / run.seconds:.1f}")
+    if run.left_out:
+        table.add_row("left out after a bad batch", _left_out(run))
+    for name, what in _FILES.items():
+        if files[name].exists():
+            table.add_row(what, str(files[name]))
+    console.print(table)
+
+
+def figure_of(metrics: Metrics, column: Column) -> str:
+    """A figure as a table shows it."""
     value: float = getattr(metrics, column.key) * column.factor
     return "-" if math.isnan(value) else f"{value:.{column.digits}f}"

@@ -5,6 +5,7 @@ Axes: N atoms, S structures.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -17,13 +18,19 @@ from mlff2d.graph import Graph, Labels
 from mlff2d.potential import Potential
 from mlff2d.property import PropertyPredictor
 
-from .config import LossConfig, PropertyConfig
+from .config import ConfigError
 from .data.batches import iter_batches
 from .data.dataset import Dataset
+from .data.filters import missing
 from .data.references import elements_of, fit_references, fit_spread
-from .loss import errors_of, loss_of, penalty
+from .data.splits import Split
+from .distributed import deal, undeal
+from .loss import combine, errors_of, label_counts, loss_sums, penalty
 from .metrics import Metrics, baselines, evaluate
 from .property_metrics import PropertyMetrics, property_metrics
+from .sections import LossConfig, PropertyConfig, StageTwoConfig
+
+_LABELS = {"energy": "an energy", "forces": "forces", "stress": "a stress in its plane"}
 
 Trained = Potential | PropertyPredictor
 
@@ -45,18 +52,41 @@ class Task(ABC):
 
     Attributes
     ----------
+    n_parts : K, the means that the loss is made of
+    config : weights and kind of the loss, as they are at present
     columns : the figures to show
     title : of the table of results
     baseline : what the rows of the baseline mean
     """
 
+    n_parts: int
+    config: LossConfig
     columns: tuple[Column, ...]
     title: str
     baseline: str
 
     @abstractmethod
-    def loss(self, module: Trained, graph: Graph, labels: Labels, ids: list[int]) -> Tensor:
-        """The loss of one batch, with what its gradient needs."""
+    def label_notes(self, split: Split) -> list[str]:
+        """What weights of the loss act on nothing, for lack of labels.
+
+        Raises ConfigError where a part of the data has nothing to learn or to judge.
+        """
+
+    @abstractmethod
+    def counts(self, graph: Graph, labels: Labels) -> Tensor:
+        """(K,) float64: what the labels of a batch weigh in the K means of the loss."""
+
+    @abstractmethod
+    def loss(
+        self, module: Trained, graph: Graph, labels: Labels, ids: list[int], counts: Tensor
+    ) -> Tensor:
+        """What one batch adds to the loss of all batches that `counts` is the sum of."""
+
+    @abstractmethod
+    def largest_errors(
+        self, module: Trained, graph: Graph, labels: Labels, ids: list[int]
+    ) -> dict[str, float]:
+        """Largest absolute errors in a batch, by what they are and their unit; NaN for none."""
 
     @abstractmethod
     def evaluate(self, module: Trained, batches: list[list[int]]) -> Metrics:
@@ -68,12 +98,21 @@ class Task(ABC):
 
 
 class PotentialTask(Task):
-    """Energies, and forces and stress where the loss has one of them."""
+    """Energies, and forces and stress where the loss has one of them.
 
+    Attributes
+    ----------
+    references : fitted to the data alone, eV by atomic number, for the baseline where those of the
+        potential only move what a model has learnt elsewhere; else None
+    """
+
+    n_parts = 3
     title = "Mean absolute errors"
 
-    def __init__(self, data: Dataset, loss: LossConfig) -> None:
-        self.data, self.config = data, loss
+    def __init__(
+        self, data: Dataset, loss: LossConfig, references: dict[int, float] | None = None
+    ) -> None:
+        self.data, self.config, self.references = data, loss, references
         columns = [Column("energy", "E meV/atom", 13, "energy (meV/atom)", 2, 1000.0)]
         nothing = "reference energies alone"
         if loss.derivatives:
@@ -85,11 +124,60 @@ class PotentialTask(Task):
         self.columns = tuple(columns)
         self.baseline = f"Baseline: {nothing}."
 
-    def loss(self, module: Trained, graph: Graph, labels: Labels, ids: list[int]) -> Tensor:
+    def label_notes(self, split: Split) -> list[str]:
+        """Looks at the weights of both stages."""
+        parts = {"training": split.train, "validation": split.val}
+        absent = {
+            (part, label): bool(missing(self.data, label)[ids].all())
+            for part, ids in parts.items()
+            for label in _LABELS
+        }
+        notes = []
+        stages: dict[str, LossConfig | StageTwoConfig | None]
+        stages = {"loss": self.config, "loss.stage_two": self.config.stage_two}
+        for name, stage in stages.items():
+            weights = {label: getattr(stage, label) for label in _LABELS if stage is not None}
+            learnt = [label for label, weight in weights.items() if weight]
+            for part in parts:
+                lacking = [label for label in learnt if absent[part, label]]
+                if learnt and lacking == learnt:
+                    raise ConfigError(
+                        f"no frame of the {part} part has a label that {name} gives a weight "
+                        f"({', '.join(learnt)}); give other data, other weights or another split."
+                    )
+                notes += [
+                    f"{name}.{label} is {weights[label]:g}, but no {part} frame has "
+                    f"{_LABELS[label]}: there it acts on nothing."
+                    for label in lacking
+                ]
+        return notes
+
+    def counts(self, graph: Graph, labels: Labels) -> Tensor:
+        """(3,) of energies, forces and stresses."""
+        return label_counts(labels, graph, self.config)
+
+    def loss(
+        self, module: Trained, graph: Graph, labels: Labels, ids: list[int], counts: Tensor
+    ) -> Tensor:
         """Derivatives without a weight are not computed."""
         config = self.config
         prediction = module(graph, forces=bool(config.forces), virial=bool(config.stress))
-        return loss_of(errors_of(prediction, labels, graph), config)
+        return combine(loss_sums(errors_of(prediction, labels, graph), config), counts, config)
+
+    def largest_errors(
+        self, module: Trained, graph: Graph, labels: Labels, ids: list[int]
+    ) -> dict[str, float]:
+        """Energies, and the components of forces and stresses where the loss has one of them."""
+        wanted = self.config.derivatives
+        prediction = module(graph, forces=wanted, virial=wanted, create_graph=False)
+        errors = errors_of(prediction, labels, graph)
+        largest = {"|ΔE|/N eV": errors.energy}
+        if wanted:
+            largest |= {"|ΔF| eV/Å": errors.forces, "|Δσ| N/m": errors.stress}
+        return {
+            name: float(error.detach().abs().max()) if error.numel() else math.nan
+            for name, error in largest.items()
+        }
 
     def evaluate(self, module: Trained, batches: list[list[int]]) -> Metrics:
         """See `metrics.evaluate`."""
@@ -99,11 +187,15 @@ class PotentialTask(Task):
     def baselines(self, module: Trained, batches: list[list[int]]) -> Metrics:
         """See `metrics.baselines`."""
         assert isinstance(module, Potential)
+        if self.references is not None:
+            module = Potential(module.model, self.references)
         return baselines(module, self.data, batches, self.config)
 
 
 class PropertyTask(Task):
     """A scalar property; its error counts in units of the scale, for a sum per atom."""
+
+    n_parts = 1
 
     def __init__(self, data: Dataset, loss: LossConfig, config: PropertyConfig) -> None:
         self.data, self.config, self.property = data, loss, config
@@ -134,10 +226,29 @@ class PropertyTask(Task):
         shifts = dict.fromkeys(elements_of(self.data, ids), mean)
         return shifts, spread if spread > 1e-6 * np.abs(values[ids]).max() else 1.0
 
-    def loss(self, module: Trained, graph: Graph, labels: Labels, ids: list[int]) -> Tensor:
+    def label_notes(self, split: Split) -> list[str]:
+        """None: every structure has its value."""
+        return []
+
+    def counts(self, graph: Graph, labels: Labels) -> Tensor:
+        """(1,) of structures, each of which has a value."""
+        return graph.pos.new_tensor([graph.n_structures], dtype=torch.float64)
+
+    def loss(
+        self, module: Trained, graph: Graph, labels: Labels, ids: list[int], counts: Tensor
+    ) -> Tensor:
         """Builds no forces."""
         target = torch.from_numpy(self.data.target[ids]).to(graph.pos.device)
-        return self._penalty(module(graph) - target, graph.atoms_per_structure(), module).mean()
+        penalties = self._penalty(module(graph) - target, graph.atoms_per_structure(), module)
+        return penalties.sum() / counts[0]
+
+    def largest_errors(
+        self, module: Trained, graph: Graph, labels: Labels, ids: list[int]
+    ) -> dict[str, float]:
+        """Of the property itself."""
+        target = torch.from_numpy(self.data.target[ids]).to(graph.pos.device)
+        error = (module(graph) - target).detach().abs().max()
+        return {f"|Δ| {self.property.unit}".rstrip(): float(error)}
 
     def _penalty(self, error: Tensor, n_atoms: Tensor, module: Trained) -> Tensor:
         error = error / module.scale
@@ -147,13 +258,13 @@ class PropertyTask(Task):
 
     @torch.no_grad()
     def evaluate(self, module: Trained, batches: list[list[int]]) -> PropertyMetrics:
-        """Errors and correlations over the structures of all batches."""
+        """Errors and correlations over all batches, which the processes share out among them."""
         assert isinstance(module, PropertyPredictor)
         was_training = module.training
         module.eval()
         device = next(module.parameters()).device
-        loader = iter_batches(self.data, batches, module.dtype, device)
-        predicted = np.concatenate([module(graph).cpu().numpy() for graph, _ in loader])
+        loader = iter_batches(self.data, deal(batches), module.dtype, device)
+        predicted = np.concatenate(undeal([module(graph).cpu().numpy() for graph, _ in loader]))
         module.train(was_training)
         return self._metrics(predicted, np.concatenate(batches), module)
 

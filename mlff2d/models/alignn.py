@@ -202,6 +202,7 @@ class ALIGNN(EnergyModel):
     """
 
     Config: ClassVar[type[ALIGNNConfig]] = ALIGNNConfig
+    allows_bf16 = True
 
     def __init__(self, config: ALIGNNConfig) -> None:
         super().__init__()

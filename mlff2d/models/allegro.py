@@ -122,6 +122,7 @@ class Allegro(EnergyModel):
     """
 
     Config: ClassVar[type[AllegroConfig]] = AllegroConfig
+    allows_bf16 = True
 
     def __init__(self, config: AllegroConfig) -> None:
         super().__init__()

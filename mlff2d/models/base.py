@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from mlff2d.errors import nearest
@@ -34,16 +35,22 @@ class EnergyModel(nn.Module, ABC):
     is_local
         Whether an atom feels only what is near. Only then the energy of two parts far from each
         other is the sum of theirs.
+    allows_bf16
+        Whether `features` has been seen to learn as well in bfloat16.
+    autocast
+        Where set, the precision of the matrix products in `features`; the weights keep theirs.
     """
 
     Config: ClassVar[type[Any]]
     is_local: ClassVar[bool] = True
+    allows_bf16: ClassVar[bool] = False
 
     config: Any
     cutoff: float
     n_features: int
     state: tuple[str, ...] = ()
     readout: nn.Module
+    autocast: torch.dtype | None = None
 
     @abstractmethod
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
@@ -64,7 +71,15 @@ class EnergyModel(nn.Module, ABC):
         -------
         (N,)
         """
-        return self.readout(self.features(graph, edge_vec)).squeeze(-1)
+        return self.readout(self.mixed_features(graph, edge_vec)).squeeze(-1)
+
+    def mixed_features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+        """`features` under `autocast`, given in the precision of `edge_vec`."""
+        if self.autocast is None:
+            return self.features(graph, edge_vec)
+        with torch.autocast(edge_vec.device.type, self.autocast):
+            features = self.features(graph, edge_vec)
+        return features.to(edge_vec.dtype)
 
 
 MOST = 10_000

@@ -144,6 +144,7 @@ class CGCNN(EnergyModel):
     """
 
     Config: ClassVar[type[CGCNNConfig]] = CGCNNConfig
+    allows_bf16 = True
 
     def __init__(self, config: CGCNNConfig) -> None:
         super().__init__()

@@ -151,6 +151,7 @@ class M3GNet(EnergyModel):
     """
 
     Config: ClassVar[type[M3GNetConfig]] = M3GNetConfig
+    allows_bf16 = True
 
     def __init__(self, config: M3GNetConfig) -> None:
         super().__init__()

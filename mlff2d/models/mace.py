@@ -189,6 +189,7 @@ class MACE(EnergyModel):
     """
 
     Config: ClassVar[type[MACEConfig]] = MACEConfig
+    allows_bf16 = True
     readout: MACEReadout
 
     def __init__(self, config: MACEConfig) -> None:

@@ -210,6 +210,7 @@ class NequIP(EnergyModel):
     """
 
     Config: ClassVar[type[NequIPConfig]] = NequIPConfig
+    allows_bf16 = True
 
     readout: MLP
 

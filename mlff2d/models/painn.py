@@ -211,6 +211,7 @@ class PaiNN(EnergyModel):
     """
 
     Config: ClassVar[type[PaiNNConfig]] = PaiNNConfig
+    allows_bf16 = True
 
     def __init__(self, config: PaiNNConfig) -> None:
         super().__init__()

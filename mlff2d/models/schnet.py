@@ -120,6 +120,7 @@ class SchNet(EnergyModel):
     """
 
     Config: ClassVar[type[SchNetConfig]] = SchNetConfig
+    allows_bf16 = True
 
     def __init__(self, config: SchNetConfig) -> None:
         super().__init__()

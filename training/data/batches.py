@@ -56,7 +56,16 @@ def epoch_batches(
 def iter_batches(
     data: Dataset, batches: Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[Graph, Labels]]:
-    """Graphs and labels of batches in order, each made in a thread while the one before is used."""
+    """Graphs and labels of batches in order, made while those before are used.
+
+    By the processes of `data.workers`, else in a thread, one ahead; the same to the bit. Raises
+    WorkerError where a process dies.
+    """
+    if data.workers is not None:
+        for ids, arrays in zip(batches, data.workers.batches(batches), strict=True):
+            graph, labels = data.wrap(ids, arrays, dtype)
+            yield graph.to(device), labels.to(device)
+        return
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = pool.submit(data.batch, batches[0], dtype) if batches else None
         for following in [*batches[1:], None]:

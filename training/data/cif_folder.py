@@ -12,7 +12,7 @@ import numpy as np
 from mlff2d.cif import read_cif
 from mlff2d.errors import StructureError, nearest
 
-from .readers import Keys, Record, Rejected, checked_record
+from .record import Keys, Record, Rejected, checked_record
 
 TABLE = "id_prop.csv"
 

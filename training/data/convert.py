@@ -1,151 +1,195 @@
-"""Conversion of files with calculations into one HDF5 file, a chunk of structures at a time.
-
-Axes: N atoms, S structures. In the file the atoms of all structures follow each other; `offset`
-(S + 1,) says where each begins.
-"""
+"""Conversion of calculations into one HDF5 file, a piece at a time; a killed one goes on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-
 from mlff2d.errors import StructureError
 
-from ..console import watched
-from .cif_folder import TABLE, cif_files, iter_cif_folder
-from .readers import Keys, Record, Rejected, iter_records
+from ..console import make_console, watched
+from .columns import columns_of, records_of
+from .consistency import TrajectoryCheck
+from .parts import Parts
+from .progress import reading
+from .readers import iter_records, source_files
+from .record import Keys, Record, Rejected
+from .store import FORMAT, ConversionSummary, is_hdf5, read_head, writing
 
-FORMAT = 2
-"""Raised when the content of the file changes, so that caches of before are not used."""
-
-# Name, shape behind the leading axis, and type, of what has a row an atom or a row a structure.
-PER_ATOM = (("z", (), "u1"), ("pos", (3,), "f8"), ("forces", (3,), "f4"))
-PER_STRUCTURE = (
-    ("cell", (3, 3), "f8"),
-    ("pbc", (3,), "?"),
-    ("energy", (), "f8"),
-    ("virial", (3, 3), "f8"),
-    ("frame", (), "i8"),
-    ("target", (), "f8"),
-)
-
-_CHUNK = 1024  # structures written at a time
+_CHUNK = 1024  # structures in a piece, at most
+_SECONDS = 30  # of reading that a piece is, at most
 
 
-@dataclass
-class ConversionSummary:
-    """How many frames were read and taken, how many refused of each kind, and one of each.
-
-    `notes` are sentences that a user should read.
-    """
-
-    n_frames: int = 0
-    n_taken: int = 0
-    refused: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def refuse(self, path: Path, rejected: Rejected) -> None:
-        """Count a refused frame under its kind, keeping the first as an example."""
-        self.refused[rejected.kind] = self.refused.get(rejected.kind, 0) + 1
-        self.examples.setdefault(rejected.kind, f"{path.name}, {rejected.where}: {rejected.reason}")
-
-    def worst(self) -> str:
-        """An example of what was refused most often."""
-        if not self.refused:
-            return "it holds none"
-        return self.examples[max(self.refused, key=lambda kind: self.refused[kind])]
-
-
-def convert_cached(
+def open_sources(
     files: Sequence[Path],
     folder: Path,
     material_key: str,
     state: tuple[str, ...] = (),
     target: str | None = None,
-) -> tuple[Path, ConversionSummary]:
-    """The HDF5 file of these sources in a folder, converted unless it is there already.
+    labels: bool = True,
+) -> tuple[list[Path], ConversionSummary]:
+    """The HDF5 files of these sources, those that are none converted into one in a folder.
 
-    A source is a file, or where there is a target a folder of CIF files; for the keys see
-    `readers.Keys`. The name of the HDF5 file carries a digest of the keys and of the sources'
-    paths, sizes and modification times, so that changed sources are converted anew. Raises
-    StructureError as `convert` does.
+    A source is an HDF5 file of `mlff2d data build`, or anything that it reads; for the keys see
+    `Keys`. The name of a converted file carries a digest of the keys and of the sources' paths,
+    sizes and modification times, so that changed sources are converted anew. Raises StructureError
+    as `convert` does, and for an HDF5 file that is none of ours or was built with other keys.
     """
-    keys = Keys(material_key, state, target)
-    sources = []
+    keys = Keys(material_key, state, target, labels)
+    paths: list[Path] = []
+    others = [source for source in files if not is_hdf5(source)]
+    converted = None
     for source in files:
-        for part in _parts(source, keys):
-            stat = part.stat()
-            sources.append([str(part.resolve()), stat.st_size, stat.st_mtime_ns])
-    identity = json.dumps([FORMAT, asdict(keys), sources])
-    digest = hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
+        if source not in others:
+            _refuse_other_keys(source, keys)
+            paths.append(source)
+        elif converted is None:
+            converted = _converted(others, folder, keys)
+            paths.append(converted)
+    summary = ConversionSummary()
+    for path in paths:
+        summary.add(read_head(path).summary)
+    found = [(source, path.name) for path in paths for source in read_head(path).sources]
+    summary.notes += [note for note in _given_twice(found) if note not in summary.notes]
+    return paths, summary
+
+
+def _refuse_other_keys(path: Path, keys: Keys) -> None:
+    """Raise StructureError where a file was built for something else."""
+    built = read_head(path).keys
+    for what, option, theirs, ours in (
+        ("material key", "--material-key", built.material, keys.material),
+        ("state", "--state", " ".join(built.state), " ".join(keys.state)),
+        ("property", "--target", built.target, keys.target),
+    ):
+        if theirs != ours:
+            raise StructureError(
+                f"{path}: it was built with the {what} {theirs or 'none'!r}, and "
+                f"{ours or 'none'!r} is wanted; build it anew with mlff2d data build {option}, or "
+                "change the config."
+            )
+
+
+def _given_twice(sources: Sequence[tuple[dict[str, str], str]]) -> list[str]:
+    """A sentence for each source whose content another has; with each the file that holds it."""
+    seen: dict[str, tuple[str, str]] = {}
+    notes = []
+    for source, path in sources:
+        name, digest = source["name"], source["sha256"]
+        if digest in seen:
+            other, there = seen[digest]
+            notes.append(f"{name} in {path} has the same content as {other} in {there}.")
+        seen.setdefault(digest, (name, path))
+    return notes
+
+
+def _converted(files: Sequence[Path], folder: Path, keys: Keys) -> Path:
+    digest = hashlib.blake2b(json.dumps(plan_of(files, keys)).encode(), digest_size=4).hexdigest()
     path = folder / f"{files[0].resolve().name.split('.')[0]}-{digest}.h5"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        convert(files, path, material_key, state, target)
-    with h5py.File(path, "r") as file:
-        return path, ConversionSummary(**json.loads(file.attrs["summary"]))
+        convert(files, path, keys, True)
+    return path
 
 
-def _parts(source: Path, keys: Keys) -> list[Path]:
-    """The files that a source is made of; raises StructureError where it is none."""
-    if source.is_dir() and keys.target is not None:
-        table = source / TABLE
-        return [table] * table.is_file() + list(cif_files(source).values())
-    if source.is_dir():
-        raise StructureError(
-            f"{source}: this is a folder; data.files takes files, and folders of CIF files with "
-            f"{TABLE} only together with the section property."
-        )
-    if not source.exists():
-        raise StructureError(f"{source}: there is no such data file; mend data.files.")
-    return [source]
+def plan_of(files: Sequence[Path], keys: Keys) -> list[Any]:
+    """What a file is made of: as long as it is equal, so is the file."""
+    sources = []
+    for source in files:
+        for part in source_files(source, keys):
+            stat = part.stat()
+            sources.append([str(part.resolve()), stat.st_size, stat.st_mtime_ns])
+    return [FORMAT, asdict(keys) | {"state": list(keys.state)}, sources]
 
 
-def convert(
-    files: Sequence[Path],
-    path: Path,
-    material_key: str,
-    state: tuple[str, ...] = (),
-    target: str | None = None,
-) -> ConversionSummary:
-    """Write the labelled structures of sources into one HDF5 file; see `convert_cached`.
+def convert(files: Sequence[Path], path: Path, keys: Keys, wait: bool = False) -> ConversionSummary:
+    """Write the labelled structures of sources into one HDF5 file; see `open_sources`.
 
-    The file gets its name when it is complete; an interrupted conversion leaves none behind it.
-    Raises StructureError for a source that is empty, unreadable or without a usable frame.
+    The file gets its name when it is complete. A conversion that is killed leaves its pieces in a
+    folder beside it, and goes on behind the last; one that fails before the first leaves nothing.
+    Where another process makes the same file, its end is waited for, or it is an error. Of several
+    sources one that is unreadable or without a usable frame is passed over with a note; raises
+    StructureError where no other is left.
     """
-    summary, keys = ConversionSummary(), Keys(material_key, state, target)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(unfinished, "w") as file:
-            _create(file, len(state))
-            for number, source in enumerate(files):
-                taken_before = summary.n_taken
-                records = _usable(source, keys, summary)
-                for chunk in _chunks(watched(records, f"reading {source.name}"), _CHUNK):
-                    _append(file, chunk, number)
-                if summary.n_taken == taken_before:
-                    raise StructureError(f"{source}: no frame can be used; {summary.worst()}")
-            file.attrs["summary"] = json.dumps(asdict(summary))
-            file.attrs["sources"] = json.dumps(
-                [
-                    {"name": source.resolve().name, "sha256": source_digest(_parts(source, keys))}
-                    for source in files
-                ]
-            )
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with Parts(path, plan_of(files, keys), wait) as parts:
+        if wait and path.exists():  # by another process, in the meantime
+            return read_head(path).summary
+        state = parts.state or {"source": 0, "items": 0, "summary": asdict(ConversionSummary())}
+        if parts.state:
+            n_there = state["summary"]["n_taken"]
+            make_console().print(f"Going on with {path}: {n_there:,} frames are there already.")
+        for number in range(state["source"], len(files)):
+            items = state["items"] if number == state["source"] else 0
+            try:
+                state = _read_source(files[number], number, items, state["summary"], keys, parts)
+            except StructureError as error:
+                if len(files) == 1:
+                    raise
+                state = _pass_over(number, str(error), parts.state or state, parts)
+        summary = ConversionSummary(**state["summary"])
+        if summary.n_taken == 0:
+            raise StructureError(f"none of the sources has a usable frame: {summary.notes[0]}")
+        sources = [
+            {"name": source.resolve().name, "sha256": source_digest(source_files(source, keys))}
+            for source in files
+        ]
+        checks = [TrajectoryCheck(source["name"]) for source in sources]
+        with writing(path, len(keys.state), parts.folder, parts.nbytes()) as writer:
+            for columns in watched(parts, f"writing {path.name}", len(parts)):
+                writer.append(columns)
+                if keys.target is None:
+                    for record in records_of(columns):
+                        checks[columns["source"][0]].add(record)
+            for check in checks:
+                summary.notes += check.sentences()
+                summary.checks += [f"{check.source}: {slope}" for slope in check.slopes()]
+            summary.notes += _given_twice([(source, path.name) for source in sources])
+            writer.finish(keys, sources, summary)
     return summary
+
+
+def _pass_over(number: int, reason: str, state: dict[str, Any], parts: Parts) -> dict[str, Any]:
+    """Go on behind a source that cannot be used, saying so; how far the work is then."""
+    summary = ConversionSummary(**state["summary"])
+    summary.notes.append(f"A source is left out: {reason}")
+    after = {"source": number + 1, "items": 0, "summary": asdict(summary)}
+    parts.add({}, after)
+    return after
+
+
+def _read_source(
+    source: Path, number: int, skip: int, so_far: dict[str, Any], keys: Keys, parts: Parts
+) -> dict[str, Any]:
+    """Read a source behind its first items into pieces; how far the work is then."""
+    summary = ConversionSummary(**so_far)
+    records: list[Record] = []
+    items = skip
+    before, last = summary.n_taken, time.monotonic()
+    found = iter_records(source, keys, skip)
+    for item in reading(found, source_files(source, keys), source.name):
+        items += 1
+        if isinstance(item, str):
+            summary.notes.append(item)
+            continue
+        summary.n_frames += 1
+        if isinstance(item, Rejected):
+            summary.refuse(source, item)
+            continue
+        summary.n_taken += 1
+        records.append(item)
+        if len(records) == _CHUNK or time.monotonic() - last > _SECONDS:
+            state = {"source": number, "items": items, "summary": asdict(summary)}
+            parts.add(columns_of(records, number), state)
+            records, last = [], time.monotonic()
+    if summary.n_taken == before and skip == 0:
+        raise StructureError(f"{source}: no frame can be used; {summary.worst()}")
+    state = {"source": number + 1, "items": 0, "summary": asdict(summary)}
+    parts.add(columns_of(records, number) if records else {}, state)
+    return state
 
 
 def file_digest(path: Path) -> str:
@@ -160,48 +204,3 @@ def source_digest(parts: Sequence[Path]) -> str:
         return file_digest(parts[0])
     listing = "".join(f"{file_digest(part)} {part.name}\n" for part in parts)
     return hashlib.sha256(listing.encode()).hexdigest()
-
-
-def _usable(path: Path, keys: Keys, summary: ConversionSummary) -> Iterator[Record]:
-    of_folder = path.is_dir() and keys.target is not None
-    for item in iter_cif_folder(path, keys) if of_folder else iter_records(path, keys):
-        if isinstance(item, str):
-            summary.notes.append(item)
-            continue
-        summary.n_frames += 1
-        if isinstance(item, Rejected):
-            summary.refuse(path, item)
-        else:
-            summary.n_taken += 1
-            yield item
-
-
-def _chunks(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
-    iterator = iter(records)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def _create(file: h5py.File, n_state: int) -> None:
-    state = ("state", (n_state,), "f8")
-    for name, shape, dtype in (*PER_ATOM, *PER_STRUCTURE, state):
-        file.create_dataset(name, (0, *shape), dtype, maxshape=(None, *shape), chunks=True)
-    for name, dtype in (("source", "i4"), ("material", h5py.string_dtype())):
-        file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(_CHUNK,))
-    file.create_dataset("offset", data=np.zeros(1, "i8"), maxshape=(None,), chunks=(_CHUNK,))
-
-
-def _append(file: h5py.File, records: list[Record], source: int) -> None:
-    def extend(name: str, values: Any) -> None:
-        data = file[name]
-        before = len(data)
-        data.resize(before + len(values), axis=0)
-        data[before:] = values
-
-    for name, _, _ in PER_ATOM:
-        extend(name, np.concatenate([getattr(r, name) for r in records]))
-    for name in [name for name, _, _ in PER_STRUCTURE] + ["state"]:
-        extend(name, np.stack([getattr(r, name) for r in records]))
-    extend("source", np.full(len(records), source))
-    extend("material", [r.material for r in records])
-    extend("offset", file["offset"][-1] + np.cumsum([len(r.z) for r in records]))

@@ -1,180 +1,188 @@
-"""From files with calculations to checked records: one structure, its labels, its material."""
+"""From files and folders with calculations to records: one generator for every kind of source."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from ase import Atoms
-from numpy.typing import NDArray
 
-from mlff2d.atoms import to_graph, to_labels
-from mlff2d.cif import refuse_disorder
-from mlff2d.errors import StructureError, nearest
-from mlff2d.graph import Labels
-from mlff2d.reading import iter_structures
+from mlff2d.errors import StructureError
+from mlff2d.reading import COLLECTIONS, file_format, iter_structures, one_line, without_compression
 
-OVERLAP_CUTOFF = 2.0
-"""Å. The model's edges are found when training starts; here they only have to show overlaps. A
-neighbour search is slower with a smaller cutoff, as it makes more bins."""
+from .alexandria import iter_trajectories, json_layout, refuse_entries
+from .cif_folder import TABLE, cif_files, iter_cif_folder
+from .entries import Entries
+from .record import Fault, Keys, Record, Rejected, checked_record, label_fault, target_fault
+from .vasp import Run, is_vasp, iter_run, natural, runs_of
+
+__all__ = ["Keys", "Record", "Rejected", "iter_frames", "iter_records", "source_files"]
+
+_READ = (".extxyz", ".xyz", ".traj", ".db", ".aselmdb", ".json", ".gpw")
+"""Endings of files that are read in a folder, whatever they hold (.json: if it fits)."""
+
+_LOGS = (".txt", ".log", ".out")
+"""Endings of files that are read in a folder if they begin as GPAW's output does."""
+
+Found = tuple[str, Atoms | Fault]
+"""Where a frame is in its source, and its structure or why it has none."""
 
 
-@dataclass(frozen=True)
-class Keys:
-    """What is read from the `atoms.info` of a structure beside its labels.
+def iter_records(path: Path, keys: Keys, skip: int = 0) -> Iterator[Record | Rejected | str]:
+    """Every frame of a source in order, as a record or with the reason why it is none.
 
-    Attributes
-    ----------
-    material : what the split keeps together; without it the reduced formula
-    state : numbers that the model takes in as the graph's state
-    target : the property to learn, which then stands in place of all labels; None for a potential
+    A source is a file that ASE reads, a vasprun.xml or OUTCAR, a JSON file of trajectories of the
+    Alexandria database, or a folder with any of these at any depth; where `keys.target` is given
+    a folder is one of CIF files. A text is a note for the user; they come last. The first `skip`
+    items are left out; of those the files are read, but nothing is made of them.
+
+    Raises StructureError for a source that is missing, empty, of no known format, or a folder
+    without any such file.
     """
-
-    material: str = "material"
-    state: tuple[str, ...] = ()
-    target: str | None = None
-
-
-@dataclass(frozen=True)
-class Record:
-    """One labelled structure in canonical form: a slab is in one piece, pbc off along its vacuum.
-
-    Attributes
-    ----------
-    frame : index in its file, from 0; in a folder of CIF files the row of its table, from 1
-    material : what the split keeps together
-    z : (N,) uint8 atomic numbers
-    pos, cell, pbc : (N, 3) and (3, 3) in Å, (3,)
-    energy : eV; NaN where absent, as in `forces` and `virial`
-    forces : (N, 3) eV/Å
-    virial : (3, 3) dE/dstrain in eV, tension positive
-    state : (K,) what is imposed on the structure, for models that take it in
-    target : the property to learn; NaN for a potential
-    """
-
-    frame: int
-    material: str
-    z: NDArray[np.uint8]
-    pos: NDArray[np.float64]
-    cell: NDArray[np.float64]
-    pbc: NDArray[np.bool_]
-    energy: float
-    forces: NDArray[np.float64]
-    virial: NDArray[np.float64]
-    state: NDArray[np.float64]
-    target: float
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """What cannot be used: where it is in its source, the kind of fault, and the fault."""
-
-    where: str
-    kind: str
-    reason: str
-
-
-def iter_records(path: Path, keys: Keys) -> Iterator[Record | Rejected]:
-    """Every frame of a file in order, as a record or with the reason why it is none.
-
-    Raises StructureError for a file that is missing, empty or of no known format.
-    """
-    for frame, atoms in iter_structures(path):
-        where = f"frame {frame}"
-        if isinstance(atoms, StructureError):
-            # Its sentence begins with file and frame, which the summary names anyway.
-            yield Rejected(where, "cannot be read", str(atoms).partition(": ")[2])
+    if path.is_dir() and keys.target is not None:
+        yield from islice(iter_cif_folder(path, keys), skip, None)
+        return
+    entries = Entries(keys)
+    for frame, (where, atoms) in enumerate(iter_frames(path)):
+        if isinstance(atoms, Atoms):
+            entries.look_at(atoms)
+        if frame < skip:
+            continue
+        if isinstance(atoms, Fault):
+            yield Rejected(where, *atoms)
             continue
         if keys.target is None:
-            kind, fault = "no usable labels", label_fault(atoms)
+            kind, fault = "no usable labels", label_fault(atoms) if keys.labels else None
         else:
             kind, fault = "no usable target", target_fault(atoms, keys.target)
         yield Rejected(where, kind, fault) if fault else checked_record(frame, where, atoms, keys)
+    yield from (f"{path.name}: {note}" for note in entries.notes())
 
 
-def checked_record(frame: int, where: str, atoms: Atoms, keys: Keys) -> Record | Rejected:
-    """The record of a structure whose labels are fine, or the reason why it is none."""
-    try:
-        return to_record(frame, atoms, keys)
-    except StructureError as error:
-        return Rejected(where, "no usable structure", str(error))
+def source_files(path: Path, keys: Keys) -> list[Path]:
+    """The files that a source is made of. Raises StructureError where there is none."""
+    if not path.exists():
+        raise StructureError(f"{path}: there is no such file or folder.")
+    if not path.is_dir():
+        return [path]
+    if keys.target is not None:
+        table = path / TABLE
+        return [table] * table.is_file() + list(cif_files(path).values())
+    found = [part.files if isinstance(part, Run) else (part,) for part in _parts(path)]
+    return [file for files in found for file in files]
 
 
-def label_fault(atoms: Atoms) -> str | None:
-    """What is wrong with the labels of a structure, or None: one is there, and all are finite."""
-    results = {} if atoms.calc is None else atoms.calc.results
-    sizes = {"energy": (1,), "free_energy": (1,), "forces": (3 * len(atoms),), "stress": (6, 9)}
-    present = [key for key in sizes if results.get(key) is not None]
-    if not present:
-        return "ASE finds no energy, forces or stress in it; in a file they must have these names"
-    for key in present:
+def iter_frames(path: Path) -> Iterator[Found]:
+    """Every frame of a source that is no folder of CIF files: where it is, and what it is."""
+    if not path.is_dir():
+        yield from _of_file(path, path.name)
+        return
+    for part in _parts(path):
+        if isinstance(part, Run):
+            yield from _of_run(part, path)
+            continue
+        name = part.relative_to(path).as_posix()
         try:
-            values = np.asarray(results[key], dtype=float)
-        except (TypeError, ValueError):
-            return f"its {key} is not a number"
-        if values.size not in sizes[key]:
-            return f"its {key} has {values.size} numbers for {len(atoms)} atoms"
-        if not np.isfinite(values).all():
-            return f"its {key} holds NaN or infinity"
-    return None
+            for where, atoms in _of_file(part, name):
+                yield f"{name}, {where}", atoms
+        except StructureError as error:
+            yield name, Fault("cannot be read", _without_path(error))
 
 
-def target_fault(atoms: Atoms, key: str) -> str | None:
-    """Why a structure has no property of this name, or None: it is there and a finite number."""
-    value = _target(atoms, key)
-    if value is None:
-        return f"info has no {key!r}.{nearest(key, map(str, atoms.info))}"
-    return None if np.isfinite(_number(value)) else f"its {key} is {value!r}, not a finite number"
+def _of_run(run: Run, root: Path) -> Iterator[Found]:
+    folder = run.folder.relative_to(root).as_posix()
+    name = root.resolve().name if folder == "." else folder
+    for path, number, atoms in iter_run(run):
+        if isinstance(atoms, Atoms):
+            atoms.info["trajectory"] = f"{name}/{path.name}" if run.label else name
+        yield f"{path.relative_to(root).as_posix()}, step {number}", atoms
 
 
-def _target(atoms: Atoms, key: str) -> object:
-    """An entry of info, or of the results, where ASE's readers put energies and moments."""
-    if key in atoms.info:
-        return atoms.info[key]
-    return None if atoms.calc is None else atoms.calc.results.get(key)
+def _of_file(path: Path, name: str) -> Iterator[Found]:
+    """The frames of one file; `name` is the trajectory where the file is the output of a run."""
+    if path.is_file() and is_vasp(path):
+        for _, number, atoms in iter_run(Run(path.parent, "", (path,))):
+            if isinstance(atoms, Atoms):
+                atoms.info["trajectory"] = name
+            yield f"step {number}", atoms
+        return
+    if path.is_file() and _ending(path) == ".json":
+        layout = json_layout(path)
+        if layout == "entries":
+            raise refuse_entries(path)
+        if layout == "trajectories":
+            yield from iter_trajectories(path)
+            return
+    is_run = None
+    first: Atoms | None = None
+    for number, frame in iter_structures(path):
+        where = f"frame {number}"
+        if isinstance(frame, StructureError):
+            yield where, Fault("cannot be read", _without_path(frame))
+            continue
+        if is_run is None:
+            is_run = file_format(path) not in COLLECTIONS
+        if is_run:
+            # A file may also be a collection of materials; then they are told apart.
+            first = first or frame
+            same = np.array_equal(first.numbers, frame.numbers)
+            own = name if same else f"{name} {frame.symbols.formula:hill}"
+            frame.info.setdefault("trajectory", own)
+        yield where, frame
 
 
-def _number(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return np.nan
+def _without_path(error: StructureError) -> str:
+    """The sentence behind the file and frame that it begins with, which the summary names."""
+    return one_line(error).partition(": ")[2]
 
 
-def to_record(frame: int, atoms: Atoms, keys: Keys) -> Record:
-    """One structure in canonical form with the labels it carries, or with its property alone.
+def _parts(folder: Path) -> Iterator[Run | Path]:
+    """Runs of VASP and files that can be read, folder by folder in natural order.
 
-    Raises StructureError for what `mlff2d.atoms.check` refuses, for atoms on top of each other, a
-    state that is missing, and sites that a CIF file says are partly occupied.
+    Hidden files and folders are passed over, linked folders followed once. Raises StructureError
+    where nothing is found.
     """
-    refuse_disorder(atoms)
-    graph = to_graph(atoms, OVERLAP_CUTOFF, keys.state)
-    labels = to_labels(atoms) if keys.target is None else _no_labels(len(atoms))
-    return Record(
-        frame=frame,
-        material=material_of(atoms, keys.material),
-        z=atoms.numbers.astype(np.uint8),
-        pos=graph.pos.numpy(),
-        cell=graph.cell[0].numpy(),
-        pbc=graph.pbc[0].numpy(),
-        energy=float(labels.energy[0]),
-        forces=labels.forces.numpy(),
-        virial=labels.virial[0].numpy(),
-        state=graph.state[0].numpy(),
-        target=np.nan if keys.target is None else _number(_target(atoms, keys.target)),
-    )
+    empty = True
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted((f for f in folders if not f.startswith(".")), key=natural)
+        files = [Path(place, n) for n in sorted(names, key=natural) if not n.startswith(".")]
+        runs: list[Run | Path] = [*runs_of([file for file in files if is_vasp(file)])]
+        for part in [*runs, *filter(_is_data, files)]:
+            empty = False
+            yield part
+    if empty and (folder / TABLE).is_file():
+        raise StructureError(
+            f"{folder}: a folder of CIF files with {TABLE} is read only together with the section "
+            "property of a config, or with --target"
+        )
+    if empty:
+        raise StructureError(
+            f"{folder}: the folder holds no calculation at any depth; it is searched for "
+            f"vasprun.xml and OUTCAR of VASP, text output of GPAW and files that end in "
+            f"{', '.join(_READ)} (packed or not)"
+        )
 
 
-def _no_labels(n_atoms: int) -> Labels:
-    absent = torch.full((1, 3, 3), torch.nan, dtype=torch.float64)
-    return Labels(absent[:, 0, 0], absent[0, :1].expand(n_atoms, 3), absent)
+def _is_data(path: Path) -> bool:
+    ending = _ending(path)
+    if ending == ".json":
+        return json_layout(path) is not None
+    if ending in _LOGS:
+        try:
+            return file_format(path) == "gpaw-out"
+        except StructureError:
+            return False
+    return ending in _READ
 
 
-def material_of(atoms: Atoms, key: str) -> str:
-    """The entry `key` of `atoms.info`, or the reduced formula where there is none."""
-    if key in atoms.info:
-        return str(atoms.info[key])
-    return atoms.symbols.formula.reduce()[0].format("hill")
+def _ending(path: Path) -> str:
+    return without_compression(path).suffix.lower()
