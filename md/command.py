@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mlff2d.arguments import positive_number
 
 # Nothing heavy above the functions: --help must not wait for torch.
 if TYPE_CHECKING:
@@ -67,14 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # The defaults live in `relax`, which is too heavy to import here; a test compares them.
     parser.add_argument(
         "--fmax",
-        type=_positive,
+        type=positive_number,
         default=0.02,
         metavar="F",
         help="largest force on an atom, eV/Å (default: %(default)s)",
     )
     parser.add_argument(
         "--smax",
-        type=_positive,
+        type=positive_number,
         default=0.05,
         metavar="S",
         help="largest in-plane stress, N/m (default: %(default)s)",
@@ -145,16 +146,6 @@ def _stem(path: Path) -> str:
     for packed in (".gz", ".bz2", ".xz"):
         name = name.removesuffix(packed)
     return Path(name).stem
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
 
 
 def _count(text: str) -> int:

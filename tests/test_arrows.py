@@ -10,7 +10,7 @@ ROOMS = {"mlff2d": ROOT / "mlff2d", "mlff2d.training": ROOT / "training", "mlff2
 
 # Lower may not import higher; modules of one rank only import lower ones, packages as a whole.
 ORDER = [
-    ["mlff2d.units", "mlff2d.errors", "mlff2d.devices", "mlff2d.graph"],
+    ["mlff2d.units", "mlff2d.errors", "mlff2d.arguments", "mlff2d.devices", "mlff2d.graph"],
     ["mlff2d.slab"],
     ["mlff2d.neighbors", "mlff2d.symmetry"],
     ["mlff2d.atoms"],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mlff2d.arguments import add_overrides
+
 from .config import load_config
 from .distributed import processes
 from .finetuning.report import fine_tune
@@ -51,14 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _TEACHING
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("config", type=Path, help="YAML file with the settings of the run")
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a setting, e.g. --set train.lr=1e-3; may be given several times",
-    )
+    add_overrides(parser, "train.lr=1e-3")
     parser.add_argument(
         "--skip-bad-batch",
         action="store_true",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlff2d.arguments import add_overrides
+
 # Nothing heavy above the functions: --help must not wait for torch.
 
 ABOUT = "Sets of labelled structures, to train on and to evaluate with."
@@ -138,14 +140,7 @@ def _output(parser: argparse.ArgumentParser) -> None:
 
 def _config(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--config", type=Path, metavar="YAML", help=what)
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a setting of the config, e.g. --set filters.max_force=10",
-    )
+    add_overrides(parser, "filters.max_force=10")
 
 
 def _build(args: argparse.Namespace) -> int:

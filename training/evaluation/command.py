@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mlff2d.arguments import positive_number
 
 # Nothing heavy above the functions: --help must not wait for torch.
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _add_relaxation(parser: argparse.ArgumentParser) -> None:
     ):
         group.add_argument(
             name,
-            type=_positive,
+            type=positive_number,
             default=default,
             metavar=name.strip("-")[0].upper(),
             help=f"{what} (default: %(default)s)",
@@ -166,16 +167,6 @@ def run(args: argparse.Namespace) -> int:
     )
     evaluate(options)
     return 0
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
 
 
 def _count(text: str) -> int:

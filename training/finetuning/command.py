@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlff2d.arguments import add_overrides
+
 if TYPE_CHECKING:
     from ..sections import Config
 
@@ -44,14 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, help="folder of the run (default: runs/finetune-DATA)"
     )
-    parser.add_argument(
-        "--set",
-        dest="overrides",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override a setting, e.g. --set train.lr=1e-4; may be given several times",
-    )
+    add_overrides(parser, "train.lr=1e-4")
     parser.add_argument(
         "--curve",
         metavar="N,N,...",
