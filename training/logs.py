@@ -1,8 +1,8 @@
 """Where the figures of a run go: lines of JSON always, TensorBoard and Weights & Biases if asked.
 
-The axis of TensorBoard and W&B is the number of steps that the run has behind it. In a run that goes
-on from a saved state the points behind that state are written over; W&B keeps the first of two,
-which are equal, as a resumed run repeats its steps to the bit.
+The axis of TensorBoard and W&B is the number of steps that the run has behind it. In a run that
+goes on from a saved state the points behind that state are written over; W&B keeps the first of
+two, which are equal, as a resumed run repeats its steps to the bit.
 """
 
 from __future__ import annotations
