@@ -28,27 +28,12 @@ from tests.training_helpers import (
     write_monolayers,
 )
 
-
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("pairnet", "threads")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_monolayers(tmp_path_factory.mktemp("data") / "metals.extxyz")
-
-
-@pytest.fixture
-def quiet() -> Console:
-    return Console(quiet=True)
 
 
 @pytest.fixture(scope="module")

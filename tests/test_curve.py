@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 
 from mlff2d import checkpoint
-from mlff2d.models import REGISTRY
 from mlff2d.potential import Potential
 from mlff2d.training.config import ConfigError, load_config
 from mlff2d.training.data.choice import training_order
@@ -33,9 +32,7 @@ from tests.training_helpers import (
 ELEMENTS = (28, 29, 46, 47, 78, 79)
 
 
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
+pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 def config_in(folder: Path, **split: object) -> Config:

@@ -55,26 +55,12 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("pairnet", "threads")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_monolayers(tmp_path_factory.mktemp("data") / "metals.extxyz")
-
-
-@pytest.fixture
-def quiet() -> Console:
-    return Console(quiet=True)
 
 
 def rows_of(run_dir: Path) -> list[dict]:

@@ -48,9 +48,7 @@ ELEMENTS = [atomic_numbers[symbol] for symbol in METALS]
 SPLIT = {"by": "material", "val": 0.2, "test": 0.3, "seed": 0}
 
 
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
+pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 @pytest.fixture(scope="module")

@@ -17,18 +17,15 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlff2d import checkpoint, cli
 from mlff2d.errors import StructureError
-from mlff2d.models import REGISTRY
 from mlff2d.training.evaluation.evaluate import JOURNAL
 from mlff2d.training.evaluation.journal import Journal, Relaxed
 from tests.test_evaluation import judge, potential_file
-from tests.training_helpers import METALS, PairNet, monolayer
+from tests.training_helpers import METALS, monolayer
 
 LATTICE = {"Cu": 3.6, "Ag": 4.0, "Au": 4.1, "Ni": 3.5, "Pd": 3.8, "Pt": 3.9}
 
 
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
+pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 @dataclass

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from mlff2d import checkpoint
 from mlff2d.atoms import to_graph
-from mlff2d.models import REGISTRY
 from mlff2d.potential import Potential
 from mlff2d.training.config import ConfigError
 from mlff2d.training.finetuning.adapters import adapters, add_adapters
@@ -41,14 +40,7 @@ ZERO = {"Cu": 3.0, "Ag": -2.0, "Au": 0.5, "Ni": 0.0, "Pd": 1.0, "Pt": -7.0}
 """eV an atom that the new data's energies lie above those that the start knows."""
 
 
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
-
-
-@pytest.fixture
-def quiet() -> Console:
-    return Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from rich.console import Console
 
 from mlff2d import checkpoint, cli
 from mlff2d.atoms import to_graph
-from mlff2d.models import REGISTRY
 from mlff2d.potential import Potential
 from mlff2d.training.config import load_config
 from mlff2d.training.finetuning.forgetting import change_between, prototypes
@@ -27,9 +26,7 @@ from tests.training_helpers import PairNet, PairNetConfig, monolayers, small_con
 KNOWN = (5, 6, 7, 16, 28, 29, 34, 42, 46, 47, 78, 79)
 
 
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
+pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 @pytest.fixture

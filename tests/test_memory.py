@@ -17,14 +17,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
 from torch.profiler import ProfilerActivity, profile
 
-from mlff2d.models import REGISTRY
 from mlff2d.training import loop, setup
 from mlff2d.training.badbatch import TrainingError
 from mlff2d.training.loop import train
 from mlff2d.training.memory import GB, batch_limit, bytes_kept, heaviest, measure, memory_notes
 from mlff2d.training.sections import Config, StageTwoConfig
 from mlff2d.training.setup import Run, prepare
-from tests.training_helpers import PairNet, assert_equal, contents, die_after, small_config
+from tests.training_helpers import assert_equal, contents, die_after, small_config
 
 MODELS: dict[str, dict[str, Any]] = {
     "painn": {"name": "painn", "channels": 8, "cutoff": 5.0},
@@ -33,9 +32,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
+pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 @pytest.fixture(scope="module")

@@ -36,15 +36,7 @@ from tests.training_helpers import (
     small_config,
 )
 
-
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
-
-
-@pytest.fixture
-def quiet() -> Console:
-    return Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 def predictor(pooling: str, name: str = "m3gnet", seed: int = 0) -> PropertyPredictor:

@@ -14,7 +14,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
 
 from mlff2d import checkpoint
-from mlff2d.models import REGISTRY
 from mlff2d.potential import Potential
 from mlff2d.training.config import ConfigError
 from mlff2d.training.data.splits import part_of
@@ -39,14 +38,7 @@ SHIFT = {"Cu": 3.0, "Ni": -2.0}
 """What the new energies of an atom lie above those of the old level of theory."""
 
 
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
-
-
-@pytest.fixture
-def quiet() -> Console:
-    return Console(quiet=True)
+pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 @pytest.fixture

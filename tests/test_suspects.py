@@ -8,17 +8,13 @@ import ase.io
 import numpy as np
 import pytest
 
-from mlff2d.models import REGISTRY
 from mlff2d.training.data.convert import open_sources
 from mlff2d.training.data.dataset import Dataset
 from mlff2d.training.data.suspects import trusted_frames
 from mlff2d.training.setup import prepare
-from tests.training_helpers import PairNet, monolayers, small_config
+from tests.training_helpers import monolayers, small_config
 
-
-@pytest.fixture(autouse=True)
-def _pairnet(monkeypatch):
-    monkeypatch.setitem(REGISTRY, "pairnet", PairNet)
+pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 def dataset(frames, folder: Path) -> Dataset:
