@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.build import graphene, mx2
 
 from mlff2d import MLFF2DCalculator
-from mlff2d.md.relax import relax
+from mlff2d.md.relaxation.relax import relax
 
 PBE = {
     "MoS2": (3.18,),

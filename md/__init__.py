@@ -1,1 +1,1 @@
-"""What one does with a potential: relaxation now, dynamics and properties later."""
+"""What one does with a potential: relaxation, screening, dynamics and their analysis."""

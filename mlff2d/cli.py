@@ -132,7 +132,7 @@ def _load(name: str) -> Command:
 
         return predict
     if name == "relax":
-        from mlff2d.md import command as relax
+        from mlff2d.md.screen import command as relax
 
         return relax
     from mlff2d.training import command as train
@@ -142,7 +142,7 @@ def _load(name: str) -> Command:
 
 def _relax(*args: Any, **kwargs: Any) -> Any:
     """What relaxes, for `mlff2d evaluate`: training does not know md, nor need it wait for it."""
-    from mlff2d.md.relax import relax
+    from mlff2d.md.relaxation.relax import relax
 
     return relax(*args, **kwargs)
 

@@ -9,7 +9,7 @@ from ase.build import mx2
 from mlff2d.atoms import to_graph
 from mlff2d.calculator import MLFF2DCalculator
 from mlff2d.checkpoint import save
-from mlff2d.md.relax import relax
+from mlff2d.md.relaxation.relax import relax
 from mlff2d.potential import Potential
 from tests.parity.shared_structures import shared_structures
 from tests.shared import DATA

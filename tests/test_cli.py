@@ -15,8 +15,8 @@ from ase import Atoms
 
 from mlff2d import cli
 from mlff2d.checkpoint import save
-from mlff2d.md import command
-from mlff2d.md.relax import FMAX, SMAX, STEPS
+from mlff2d.md.relaxation.relax import FMAX, SMAX, STEPS
+from mlff2d.md.screen import command
 from mlff2d.training.data import command as data_command
 from tests.potentials import random_potential
 from tests.structures import mos2
@@ -144,7 +144,7 @@ def test_debug_shows_where(source) -> None:
 
 
 def test_interrupted(source, model, capsys, monkeypatch) -> None:
-    from mlff2d.md import relax_file
+    from mlff2d.md.screen import relax_file
 
     whole = relax_file.relax
 

@@ -544,7 +544,7 @@ def test_an_empty_part_is_one_sentence(source, tmp_path, capsys) -> None:
 
 
 def test_defaults_are_those_of_relax() -> None:
-    from mlff2d.md.relax import FMAX, SMAX, STEPS
+    from mlff2d.md.relaxation.relax import FMAX, SMAX, STEPS
 
     parser = cli._Parser("mlff2d evaluate")
     command.add_arguments(parser)

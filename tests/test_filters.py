@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlff2d.errors import StructureError
-from mlff2d.md.filters import InPlaneCellFilter
+from mlff2d.md.relaxation.filters import InPlaneCellFilter
 from tests.standins import Morse, copper, rotated
 
 

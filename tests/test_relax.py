@@ -14,7 +14,7 @@ from mlff2d import slab
 from mlff2d.atoms import canonical_slab, in_plane_virial
 from mlff2d.errors import StructureError
 from mlff2d.md.lattice import lattice_type
-from mlff2d.md.relax import RelaxResult, relax
+from mlff2d.md.relaxation.relax import RelaxResult, relax
 from tests.standins import Morse, copper, rotated
 
 

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlff2d.errors import StructureError
-from mlff2d.md.output import OutputFiles
-from mlff2d.md.relax_file import COLUMNS, RelaxSettings, relax_file
+from mlff2d.md.screen.output import OutputFiles
+from mlff2d.md.screen.relax_file import COLUMNS, RelaxSettings, relax_file
 from tests.standins import Morse
 
 QUICK = RelaxSettings(steps=4)
@@ -259,7 +259,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from tests.standins import Morse
-from mlff2d.md.relax_file import RelaxSettings, relax_file
+from mlff2d.md.screen.relax_file import RelaxSettings, relax_file
 
 class Slow(Morse):
     def calculate(self, *args, **kwargs):

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from mlff2d import slab
 from mlff2d.atoms import canonical_slab, vacuum_axis
 from mlff2d.errors import StructureError
-from mlff2d.md.filters import require_slab
+from mlff2d.md.slabs import require_slab
 from tests.structures import mos2
 
 

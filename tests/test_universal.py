@@ -13,7 +13,7 @@ from benchmarks.lattice_constants import PBE, monolayer
 from benchmarks.slab_checks import derivative_errors, spread
 from mlff2d import MLFF2DCalculator, checkpoint
 from mlff2d.cli import relax_main
-from mlff2d.md.relax import relax
+from mlff2d.md.relaxation.relax import relax
 from mlff2d.reading import iter_structures
 from tests.shared import DATA, needs_data
 from tests.structures import mos2

@@ -18,7 +18,8 @@ class Relaxed:
 
     Attributes
     ----------
-    status, reason, steps : see `mlff2d.md.relax.RelaxResult`; "failed" where it could not begin
+    status, reason, steps : see `mlff2d.md.relaxation.result`; "failed" where it could not
+        begin
     energy_start, energy : eV/atom before and after
     area : |a × b| / N in Å²/atom
     a, b : lengths of the lattice vectors in the plane, Å

@@ -52,7 +52,7 @@ Array = NDArray[np.float64]
 
 
 class RelaxResult(Protocol):
-    """What a relaxer says; see `mlff2d.md.relax.RelaxResult`."""
+    """What a relaxer says; see `mlff2d.md.relaxation.relax.RelaxResult`."""
 
     atoms: Atoms
     status: str
@@ -64,7 +64,7 @@ class RelaxResult(Protocol):
 
 
 class Relaxer(Protocol):
-    """Relaxes one structure, such as `mlff2d.md.relax.relax`."""
+    """Relaxes one structure, such as `mlff2d.md.relaxation.relax.relax`."""
 
     def __call__(
         self, atoms: Atoms, calculator: Any, *, fmax: float, smax: float, steps: int

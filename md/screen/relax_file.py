@@ -14,8 +14,8 @@ from ase.calculators.calculator import BaseCalculator, all_properties
 from mlff2d.errors import StructureError
 from mlff2d.reading import iter_structures
 
+from ..relaxation.relax import FAILED, FMAX, SMAX, STEPS, RelaxResult, relax
 from .output import OutputFiles, check_output
-from .relax import FAILED, FMAX, SMAX, STEPS, RelaxResult, relax
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from mlff2d import slab
 from mlff2d.atoms import in_plane_virial
 from mlff2d.errors import StructureError
 
-from .filters import InPlaneCellFilter, require_slab
+from ..lattice import lattice_type
+from ..slabs import require_slab
+from .filters import InPlaneCellFilter
 from .guards import collapsed, detached
-from .lattice import lattice_type
 
 Array = NDArray[np.floating]
 

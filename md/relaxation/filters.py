@@ -12,38 +12,14 @@ from ase.filters import Filter
 from numpy.typing import NDArray
 
 from mlff2d import slab
-from mlff2d.atoms import canonical_slab, in_plane_virial
+from mlff2d.atoms import in_plane_virial
 from mlff2d.errors import StructureError
+
+from ..slabs import require_slab
 
 Array = NDArray[np.floating]
 
 _SQRT2 = np.sqrt(2.0)
-
-
-def require_slab(atoms: Atoms) -> slab.Slab:
-    """The slab in one piece, see `mlff2d.slab.canonical`.
-
-    Raises StructureError for anything that is not a slab, as for a structure with NaN.
-    """
-    canonical = canonical_slab(atoms)
-    if canonical.axis is not None:
-        return canonical
-    formula, n_periodic = atoms.get_chemical_formula(mode="metal"), int(atoms.pbc.sum())
-    if n_periodic == 3 and slab.empty_axes(atoms.positions, atoms.cell.array):
-        raise StructureError(
-            f"{formula} is periodic along three axes and has vacuum along more than one; "
-            "set pbc False along the layer's normal"
-        )
-    if n_periodic == 3:
-        raise StructureError(
-            f"{formula} is periodic along three axes and no axis has the {slab.MIN_VACUUM} Å of "
-            "vacuum that make it a slab; add vacuum, or set pbc False along the layer's normal"
-        )
-    what = "a molecule" if n_periodic == 0 else "a chain"
-    raise StructureError(
-        f"{formula} with pbc {atoms.pbc.tolist()} is {what}, not a slab; "
-        "set pbc True along the two lattice vectors of the layer"
-    )
 
 
 class InPlaneCellFilter(Filter):

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from .relax import CONVERGED, FAILED, STATUSES
+from ..relaxation.relax import CONVERGED, FAILED, STATUSES
 from .relax_file import Row
 
 _REASONS_SHOWN = 10

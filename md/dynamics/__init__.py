@@ -1,0 +1,1 @@
+"""Molecular dynamics of slabs, many replicas in one batch."""

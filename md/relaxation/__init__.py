@@ -1,0 +1,1 @@
+"""Relaxation of slabs: one with ASE, many in one batch."""
