@@ -14,6 +14,7 @@ from ase.build import graphene, mx2
 
 from mlff2d import MLFF2DCalculator
 from mlff2d.md.relaxation.relax import relax
+from mlff2d.md.relaxation.settings import RelaxSettings
 
 PBE = {
     "MoS2": (3.18,),
@@ -55,7 +56,7 @@ def main() -> None:
     deviations = []
     for name, reference in PBE.items():
         atoms = monolayer(name)
-        result = relax(atoms, calculator, fmax=0.005, smax=0.01, steps=1000)
+        result = relax(atoms, calculator, RelaxSettings(fmax=0.005, smax=0.01))
         found = result.atoms.cell.lengths()[: len(reference)]
         deviation = 100 * (found / np.array(reference) - 1)
         deviations.extend(abs(deviation))

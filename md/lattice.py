@@ -31,5 +31,11 @@ def lattice_type(atoms: Atoms, symprec: float = SYMPREC) -> str:
     canonical = canonical_slab(atoms)
     if canonical.axis is None:
         raise ValueError("it is not a slab")
-    group = layer_group(atoms.numbers, canonical.pos, atoms.cell.array, canonical.pbc, symprec)
+    return lattice_of_group(
+        layer_group(atoms.numbers, canonical.pos, atoms.cell.array, canonical.pbc, symprec)
+    )
+
+
+def lattice_of_group(group: int) -> str:
+    """Lattice type of a layer group, "" of none (0)."""
     return LATTICES[moyopy.LayerGroupType(group).bravais_class] if group else ""

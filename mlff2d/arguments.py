@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 
 
 def positive_number(text: str) -> float:
@@ -15,6 +16,37 @@ def positive_number(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
+
+
+def number(text: str) -> float:
+    """A finite number. Raises ArgumentTypeError for any other text."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 0 on. Raises ArgumentTypeError for any other text."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
+
+
+def positive_count(text: str) -> int:
+    """A whole number from 1 on. Raises ArgumentTypeError for any other text."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def listed(meanings: Mapping[str, str]) -> str:
+    """Words and what they mean, as lines of the help."""
+    width = max(map(len, meanings))
+    return "\n".join(f"  {word:{width}}  {meaning}" for word, meaning in meanings.items())
 
 
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:

@@ -10,6 +10,7 @@ from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.data import chemical_symbols
 from ase.stress import voigt_6_to_full_3x3_stress
+from ase.symbols import Symbols
 
 from mlff2d import slab
 from mlff2d.errors import StructureError, nearest
@@ -103,6 +104,26 @@ def info_number(atoms: Atoms, key: str) -> float:
     return number
 
 
+def overlap(numbers: Sequence[int], i: int, j: int, distance: float) -> str:
+    """What to say of atoms i and j that are closer than `MIN_DISTANCE`; j may be an image of i."""
+    what = f"atoms {i} ({chemical_symbols[numbers[i]]}) and {j} ({chemical_symbols[numbers[j]]})"
+    if i == j:
+        what = f"atom {i} ({chemical_symbols[numbers[i]]}) and its periodic image"
+    return (
+        f"{what} are {distance:.3f} Å apart, closer than any bond; "
+        "remove the duplicate or mend the cell"
+    )
+
+
+def not_finite(numbers: Sequence[int]) -> str:
+    """What to say where a model gives no numbers for a structure."""
+    formula = Symbols(np.asarray(numbers)).get_chemical_formula()
+    return (
+        f"the model returned NaN or infinity for {formula}; "
+        "the geometry is far from anything it was trained on"
+    )
+
+
 def _refuse_overlap(atoms: Atoms, graph: Graph) -> None:
     if graph.n_edges == 0:
         return
@@ -110,13 +131,7 @@ def _refuse_overlap(atoms: Atoms, graph: Graph) -> None:
     shortest = int(distances.argmin())
     if distances[shortest] < MIN_DISTANCE:
         i, j = graph.edge_index[:, shortest].tolist()
-        what = f"atoms {i} ({atoms.symbols[i]}) and {j} ({atoms.symbols[j]})"
-        if i == j:
-            what = f"atom {i} ({atoms.symbols[i]}) and its periodic image"
-        raise StructureError(
-            f"{what} are {float(distances[shortest]):.3f} Å apart, closer than any bond; "
-            "remove the duplicate or mend the cell"
-        )
+        raise StructureError(overlap(atoms.numbers, i, j, float(distances[shortest])))
 
 
 def to_labels(atoms: Atoms) -> Labels:

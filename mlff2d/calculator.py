@@ -13,7 +13,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from mlff2d import slab
-from mlff2d.atoms import canonical_slab, graph_from_edges
+from mlff2d.atoms import canonical_slab, graph_from_edges, not_finite
 from mlff2d.checkpoint import load
 from mlff2d.devices import pick_device
 from mlff2d.errors import StructureError
@@ -110,18 +110,14 @@ class MLFF2DCalculator(Calculator):
         cell = atoms.cell.array
         edges = self._skin_list.get(canonical.pos, cell, canonical.pbc)
         graph = graph_from_edges(atoms, canonical, edges, self.potential.model.state)
-        graph = graph.to(self.device, self.dtype)
-        prediction = self.potential(graph, create_graph=False)
+        prediction = self.potential(graph.to(self.device), create_graph=False)
         assert prediction.forces is not None
         assert prediction.virial is not None
         energy = float(prediction.energy)
         forces = prediction.forces.cpu().double().numpy()
         virial = prediction.virial[0].cpu().double().numpy()
         if not (np.isfinite(energy) and np.isfinite(forces).all() and np.isfinite(virial).all()):
-            raise StructureError(
-                f"the model returned NaN or infinity for {atoms.get_chemical_formula()}; "
-                "the geometry is far from anything it was trained on"
-            )
+            raise StructureError(not_finite(atoms.numbers))
         self.results = {
             "energy": energy,
             "free_energy": energy,

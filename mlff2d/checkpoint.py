@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mlff2d.domain import Domain
 from mlff2d.errors import ModelFileError, TrainingStateError, nearest
 from mlff2d.models import build_model, model_config, model_name
 from mlff2d.potential import Potential
@@ -59,6 +60,8 @@ def save(
             "zbl": trained.zbl is not None,
             "units": _UNITS,
         }
+        if trained.domain is not None:
+            content["domain"] = trained.domain.as_dict()
     else:
         content |= {
             "property": {"name": trained.name, "unit": trained.unit, "pooling": trained.pooling},
@@ -211,7 +214,12 @@ def _build(content: dict[str, Any]) -> Potential | PropertyPredictor:
     module = build_model(content["model"], content["config"]).to(dtype)
     module.load_state_dict(content["weights"], strict=True)
     if content["task"] == "potential":
-        return Potential(module, content["references"], content["scale"], content["zbl"])
+        potential = Potential(module, content["references"], content["scale"], content["zbl"])
+        if "domain" in content:  # files of before have none, and mlff2d of before passes it over
+            potential.domain = Domain(**content["domain"])
+            if len(potential.domain.mean) != module.n_features:
+                raise ValueError("its domain is that of another model")
+        return potential
     what = content["property"]
     predictor = PropertyPredictor(
         module, content["shifts"], content["scale"], what["pooling"], what["name"], what["unit"]

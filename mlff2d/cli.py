@@ -15,11 +15,14 @@ from mlff2d.errors import nearest
 ABOUT = "Machine-learned interatomic potentials for two-dimensional materials."
 
 COMMANDS = {
+    "analyse": "what trajectories show: means, distances, diffusion, ripples",
     "data": "build, merge and describe sets of labelled structures to train on",
+    "domain": "add to a model file where its training set is",
     "evaluate": "judge a model on labelled structures, beside baselines and other models",
     "finetune": "train a model further on new data, and report what was learnt and forgotten",
     "import": "turn another package's checkpoint into a model file",
     "info": "show what a model file is and where it came from",
+    "md": "let monolayers move at a temperature: molecular dynamics",
     "predict": "predict the property that a model was trained on",
     "relax": "relax monolayers: their atoms and their cell in the plane",
     "train": "train a model of energies, forces and stress, or of a property",
@@ -110,10 +113,18 @@ def _run(command: Command, prog: str, argv: Sequence[str]) -> int:
 
 
 def _load(name: str) -> Command:
+    if name == "analyse":
+        from mlff2d.md.analysis import command as analyse
+
+        return analyse
+    if name == "domain":
+        from mlff2d.training.domain import command as domain
+
+        return domain
     if name == "evaluate":
         from mlff2d.training.evaluation import command as evaluate
 
-        evaluate.relaxer = _relax
+        evaluate.relaxer = _relax_many
         return evaluate
     if name == "finetune":
         from mlff2d.training.finetuning import command as finetune
@@ -127,6 +138,10 @@ def _load(name: str) -> Command:
         from mlff2d import info
 
         return info
+    if name == "md":
+        from mlff2d.md.dynamics import command as md
+
+        return md
     if name == "predict":
         from mlff2d import predict
 
@@ -140,11 +155,12 @@ def _load(name: str) -> Command:
     return train
 
 
-def _relax(*args: Any, **kwargs: Any) -> Any:
+def _relax_many(structures: Any, potential: Any, **settings: Any) -> Any:
     """What relaxes, for `mlff2d evaluate`: training does not know md, nor need it wait for it."""
-    from mlff2d.md.relaxation.relax import relax
+    from mlff2d.md.relaxation.batch import relax_many
+    from mlff2d.md.relaxation.settings import RelaxSettings
 
-    return relax(*args, **kwargs)
+    return relax_many(structures, potential, RelaxSettings(**settings))
 
 
 def _overview(prog: str, about: str, commands: Mapping[str, str]) -> str:

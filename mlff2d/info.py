@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     content = read(args.model)
     if args.json:
-        rest = {key: value for key, value in content.items() if key != "weights"}
+        rest = {key: value for key, value in content.items() if key not in ("weights", "domain")}
         print(json.dumps(rest, indent=2, ensure_ascii=False))
     else:
         print_description(content)
@@ -59,6 +59,9 @@ def print_description(content: dict[str, Any]) -> None:
     table.add_row("settings", ", ".join(f"{k}: {_short(v)}" for k, v in settings.items()))
     table.add_row("cutoff", f"{content['cutoff']:g} Å")
     table.add_row(f"{len(elements)} elements", symbols(elements))
+    if "domain" in content:
+        n_atoms, n_centres = content["domain"]["n_atoms"], len(content["domain"]["elements"])
+        table.add_row("domain", f"{n_atoms:,} training atoms in {n_centres:,} groups")
     for key, value in _lines(content["training"]):
         if not key.startswith(_LONG):
             table.add_row(key, value)

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import numpy as np
 import vesin
+from ase.neighborlist import primitive_neighbor_list
 from numpy.typing import NDArray
 
+from mlff2d.errors import StructureError
 from mlff2d.slab import Array, Mask, complete_cell
 
 Edges = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 _THREADED_FROM = 2000  # atoms; below, starting threads costs more than it saves
+
+_MAX_IMAGES = 100_000
+_MAX_POSITION = 1e8  # Å, where float64 still resolves 1e-8 Å
+_TALL = 100.0  # Å
+
+# With more cells of the size of the cutoff vesin 0.6 ends the process (a division by zero).
+_VESIN_CELLS = 90_000
 
 
 def neighbor_list(pos: Array, cell: Array, pbc: Mask, cutoff: float) -> Edges:
@@ -26,20 +35,63 @@ def neighbor_list(pos: Array, cell: Array, pbc: Mask, cutoff: float) -> Edges:
 
     Returns
     -------
-    edge_index (2, E) receiver and neighbour, sorted by receiver, and edge_shift (E, 3): the edge
-    vector is pos[j] + shift @ cell - pos[i].
+    edge_index (2, E) receiver and neighbour, and edge_shift (E, 3): the edge vector is
+    pos[j] + shift @ cell - pos[i]. Ordered by receiver, then by neighbour, then by shift.
 
-    Raises ValueError where periodic lattice vectors are zero or linearly dependent.
+    Raises ValueError where periodic lattice vectors are zero or linearly dependent, StructureError
+    where an atom has images without number within the cutoff, and for an atom absurdly far away.
     """
     pbc = np.asarray(pbc, dtype=bool)
     box = complete_cell(cell, pbc)
-    calculator = vesin.NeighborList(
-        cutoff=cutoff, full_list=True, sorted=True, n_threads=0 if len(pos) > _THREADED_FROM else 1
-    )
-    i, j, shift = calculator.compute(
-        points=np.ascontiguousarray(pos), box=box, periodic=pbc, quantities="ijS"
-    )
-    return np.stack([i, j]).astype(np.int64), shift.astype(np.int64)
+    if len(pos) and np.abs(pos).max() > _MAX_POSITION:
+        raise StructureError(
+            f"an atom is more than {_MAX_POSITION:g} Å away from the origin; "
+            "move it back or remove it"
+        )
+    pos, spacing = _without_gaps(np.ascontiguousarray(pos), box, pbc, cutoff)
+    if np.prod(2 * np.ceil(cutoff / spacing[pbc]) + 1) > _MAX_IMAGES:
+        raise StructureError(
+            f"an atom has more than {_MAX_IMAGES:,} periodic images within {cutoff:g} Å; the "
+            "lattice vectors are too short, or nearly parallel; mend the cell"
+        )
+    if np.prod(np.maximum(spacing / cutoff, 1.0)) > _VESIN_CELLS:
+        i, j, shift = primitive_neighbor_list("ijS", pbc, box, pos, cutoff, self_interaction=False)
+    else:
+        i, j, shift = vesin.NeighborList(
+            cutoff=cutoff,
+            full_list=True,
+            sorted=False,
+            n_threads=0 if len(pos) > _THREADED_FROM else 1,
+        ).compute(points=pos, box=box, periodic=pbc, quantities="ijS")
+    i, j, shift = i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
+    rank = i * len(pos) + j
+    if len(rank):
+        low = shift.min(0)
+        for axis, width in enumerate((shift.max(0) - low + 1).tolist()):
+            rank = rank * width + (shift[:, axis] - low[axis])
+    order = np.argsort(rank)
+    return np.stack([i[order], j[order]]), shift[order]
+
+
+def _without_gaps(pos: Array, box: Array, pbc: Mask, cutoff: float) -> tuple[Array, Array]:
+    """Positions with the same neighbours, no emptiness between them higher than needed, and spans.
+
+    (N, 3) and (3,): along an axis that is periodic the span is the distance of lattice planes, else
+    the extent of the atoms, which is what searching them costs.
+    """
+    spacing = 1.0 / np.sqrt((np.linalg.inv(box) ** 2).sum(0))
+    for axis in np.flatnonzero(~pbc):
+        height = pos @ box[axis]
+        spacing[axis] = np.ptp(height) if len(pos) else 0.0
+        if spacing[axis] > _TALL:
+            order = np.argsort(height, kind="stable")
+            gaps = np.diff(height[order])
+            closed = np.minimum(gaps, 2 * cutoff)
+            down = np.zeros(len(pos))
+            down[order[1:]] = np.cumsum(gaps - closed)
+            pos = pos - down[:, None] * box[axis]
+            spacing[axis] = closed.sum()
+    return pos, spacing
 
 
 class SkinList:
@@ -62,7 +114,7 @@ class SkinList:
         self._edges: Edges | None = None
 
     def get(self, pos: Array, cell: Array, pbc: Mask) -> Edges:
-        """Edges within the cutoff, as `neighbor_list` gives them up to order within a receiver."""
+        """Edges within the cutoff, as `neighbor_list` gives them."""
         if self._edges is None or not self._still_right(pos, cell, pbc):
             self._edges = neighbor_list(pos, cell, pbc, self.cutoff + self.skin)
             self._built = (np.array(pos), complete_cell(cell, pbc), np.array(pbc))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mlff2d.atoms import refuse_unknown
+from mlff2d.domain import Domain
 from mlff2d.graph import Graph
 from mlff2d.models.base import EnergyModel
 from mlff2d.nn.scatter import segment_sum
@@ -50,7 +51,13 @@ class Potential(nn.Module):
     references : energies in eV by atomic number; its keys are the elements the potential knows
     scale : eV for one unit of the model's output
     zbl : add the repulsion of nuclei at short range
+
+    Attributes
+    ----------
+    domain : where the environments of the training set are; None where that is not known
     """
+
+    domain: Domain | None
 
     def __init__(
         self,
@@ -64,6 +71,7 @@ class Potential(nn.Module):
         self.references = ReferenceEnergies(references)
         self.scale = float(scale)
         self.zbl = ZBL() if zbl else None
+        self.domain = None
 
     @property
     def cutoff(self) -> float:
@@ -90,22 +98,25 @@ class Potential(nn.Module):
         forces: bool = True,
         virial: bool = True,
         create_graph: bool | None = None,
+        own: Tensor | None = None,
     ) -> Prediction:
         """Predict for a batch.
 
         `create_graph` keeps what a second derivative needs (for a loss on forces); by default in
-        training mode only. The elements are not checked here: see `check_elements`.
+        training mode only. With a mask `own` (N,) only the energies of these atoms count, the rest
+        being their surroundings. The elements are not checked here: see `check_elements`.
         """
         if create_graph is None:
             create_graph = self.training
-        edge_vec = graph.edge_vectors()
+        # Where a large structure is given in float64, its vectors do not lose what float32 would.
+        edge_vec = graph.edge_vectors().to(self.dtype)
         if not (forces or virial):
-            energies = self._energies(graph, edge_vec)
+            energies = self._energies(graph, edge_vec, own)
             return Prediction(_per_structure(energies, graph), energies)
         with torch.enable_grad():
             if not edge_vec.requires_grad:  # it does where positions do, for a Hessian
                 edge_vec.requires_grad_(True)
-            energies = self._energies(graph, edge_vec)
+            energies = self._energies(graph, edge_vec, own)
             total = energies.sum()
             # A lone atom has no edges, and a model may then not touch edge_vec at all.
             (gradient,) = torch.autograd.grad(
@@ -120,11 +131,27 @@ class Potential(nn.Module):
             virial=_virial(gradient, edge_vec, graph) if virial else None,
         )
 
-    def _energies(self, graph: Graph, edge_vec: Tensor) -> Tensor:
+    @torch.no_grad()
+    def novelty(self, graph: Graph) -> Tensor:
+        """(N,) float64: how far environments are from those of the training set.
+
+        99.9 % of the training atoms are below 1; see `mlff2d.domain`. Raises ValueError where the
+        potential has no domain.
+        """
+        if self.domain is None:
+            raise ValueError(
+                "the model's file does not say where its training set is; "
+                "`mlff2d domain MODEL DATA -o FILE` adds that"
+            )
+        edge_vec = graph.edge_vectors().to(self.dtype)
+        return self.domain(self.model.mixed_features(graph, edge_vec), graph.z)
+
+    def _energies(self, graph: Graph, edge_vec: Tensor, own: Tensor | None) -> Tensor:
         energies = self.model(graph, edge_vec) * self.scale
         if self.zbl is not None:
             energies = energies + self.zbl(graph, edge_vec)
-        return energies.double() + self.references(graph.z)
+        energies = energies.double() + self.references(graph.z)
+        return energies if own is None else torch.where(own, energies, 0.0)
 
 
 def _per_structure(energies: Tensor, graph: Graph) -> Tensor:
@@ -142,5 +169,5 @@ def _virial(gradient: Tensor, edge_vec: Tensor, graph: Graph) -> Tensor:
     outer = gradient.unsqueeze(2) * edge_vec.unsqueeze(1)
     virial = segment_sum(outer, graph.edge_batch(), graph.n_structures)
     virial = (virial + virial.transpose(1, 2)) / 2
-    projector = batched_projector(graph.cell, graph.pbc)
+    projector = batched_projector(graph.cell, graph.pbc).to(virial.dtype)
     return projector @ virial @ projector

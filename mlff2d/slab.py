@@ -7,6 +7,7 @@ S structures.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,18 +34,30 @@ def complete_cell(cell: Array, pbc: Mask) -> Array:
     """
     completed = np.array(cell, dtype=float)
     periodic = completed[pbc]
-    if len(periodic):
-        lengths = np.linalg.norm(periodic, axis=1)
-        if lengths.min() < 1e-6:
-            raise ValueError("a periodic lattice vector is zero")
-        _, singular, rows = np.linalg.svd(periodic)
-        directions = np.linalg.svd(periodic / lengths[:, None], compute_uv=False)
-        if directions.min() < 1e-3:
-            raise ValueError("the periodic lattice vectors are linearly dependent")
-        completed[~pbc] = rows[len(singular) :]
-    else:
-        completed = np.eye(3)
+    if len(periodic) == 0:
+        return np.eye(3)
+    lengths = np.sqrt((periodic * periodic).sum(1))
+    if lengths.min() < 1e-6:
+        raise ValueError("a periodic lattice vector is zero")
+    directions = periodic / lengths[:, None]
+    if _least_singular(directions) < 1e-3:
+        raise ValueError("the periodic lattice vectors are linearly dependent")
+    if len(periodic) == 2:
+        (ax, ay, az), (bx, by, bz) = directions.tolist()
+        n = np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+        completed[~pbc] = n / np.sqrt(n @ n)
+    elif len(periodic) == 1:
+        completed[~pbc] = np.linalg.svd(directions)[2][1:]
     return completed
+
+
+def _least_singular(directions: Array) -> float:
+    """The least singular value of one to three rows of length one."""
+    if len(directions) == 3:
+        return float(np.linalg.svd(directions, compute_uv=False)[-1])
+    if len(directions) == 2:  # their Gram matrix has the eigenvalues 1 ± cosine
+        return math.sqrt(max(0.0, 1.0 - abs(float(directions[0] @ directions[1]))))
+    return 1.0
 
 
 def normal(cell: Array, pbc: Mask) -> Array:
@@ -217,6 +230,14 @@ def batched_projector(cell: Tensor, pbc: Tensor) -> Tensor:
     projector = torch.where((n_periodic == 3).view(-1, 1, 1), eye, plane)
     projector = torch.where((n_periodic == 1).view(-1, 1, 1), _outer_unit(along), projector)
     return projector * (n_periodic > 0).view(-1, 1, 1)
+
+
+def batched_complete_cell(cell: Tensor, pbc: Tensor) -> Tensor:
+    """(S, 3, 3) what `complete_cell` gives for slabs and bulk crystals, NaN where it raises."""
+    rows = cell * pbc.unsqueeze(-1)
+    # Of three cross products that of the two periodic rows is not zero, in cyclic order.
+    n = torch.linalg.cross(rows, rows.roll(-1, dims=1)).sum(1, keepdim=True)
+    return torch.where(pbc.unsqueeze(-1), cell, n / n.norm(dim=2, keepdim=True))
 
 
 def batched_area(cell: Tensor, pbc: Tensor) -> Tensor:

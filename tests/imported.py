@@ -10,6 +10,7 @@ from mlff2d.atoms import to_graph
 from mlff2d.calculator import MLFF2DCalculator
 from mlff2d.checkpoint import save
 from mlff2d.md.relaxation.relax import relax
+from mlff2d.md.relaxation.settings import RelaxSettings
 from mlff2d.potential import Potential
 from tests.parity.shared_structures import shared_structures
 from tests.shared import DATA
@@ -35,7 +36,7 @@ def same_lattice_constant(potential: Potential, name: str) -> None:
     """Assert the peer's lattice constant of a monolayer of MoS2 to 1e-3 Å."""
     atoms = mx2("MoS2", kind="2H", a=3.18, thickness=3.13, vacuum=7.5)
     calculator = MLFF2DCalculator(potential, dtype="float64")
-    result = relax(atoms, calculator, fmax=1e-3, smax=1e-3)
+    result = relax(atoms, calculator, RelaxSettings(fmax=1e-3, smax=1e-3))
     assert result.status == "converged"
     with np.load(STORED / f"import-{name}.npz") as peer:
         expected = float(peer["lattice_constant"])

@@ -10,19 +10,28 @@ ROOMS = {"mlff2d": ROOT / "mlff2d", "mlff2d.training": ROOT / "training", "mlff2
 
 # Lower may not import higher; modules of one rank only import lower ones, packages as a whole.
 ORDER = [
-    ["mlff2d.units", "mlff2d.errors", "mlff2d.arguments", "mlff2d.devices", "mlff2d.graph"],
+    [
+        "mlff2d.units",
+        "mlff2d.errors",
+        "mlff2d.arguments",
+        "mlff2d.devices",
+        "mlff2d.files",
+        "mlff2d.kept",
+        "mlff2d.graph",
+    ],
     ["mlff2d.slab"],
     ["mlff2d.neighbors", "mlff2d.symmetry"],
     ["mlff2d.atoms"],
     ["mlff2d.reading"],
-    ["mlff2d.cif"],
+    ["mlff2d.cif", "mlff2d.dataset_file"],
+    ["mlff2d.sources"],
     ["mlff2d.nn"],
     ["mlff2d.models"],
-    ["mlff2d.priors"],
+    ["mlff2d.domain", "mlff2d.priors"],
     ["mlff2d.potential", "mlff2d.property"],
     ["mlff2d.checkpoint"],
     ["mlff2d.info"],
-    ["mlff2d.calculator", "mlff2d.importers", "mlff2d.predict"],
+    ["mlff2d.calculator", "mlff2d.importers", "mlff2d.predict", "mlff2d.torchsim"],
     ["mlff2d.training", "mlff2d.md"],
     ["mlff2d.cli"],
 ]

@@ -3,6 +3,8 @@
 import csv
 import os
 import pickle
+import resource
+import signal
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -15,8 +17,12 @@ from ase import Atoms
 
 from mlff2d import cli
 from mlff2d.checkpoint import save
-from mlff2d.md.relaxation.relax import FMAX, SMAX, STEPS
+from mlff2d.md.relaxation.one_by_one import AseRelaxer
+from mlff2d.md.relaxation.result import STATUSES
+from mlff2d.md.relaxation.settings import CELLS, DEFAULTS
 from mlff2d.md.screen import command
+from mlff2d.md.screen.journal import locked
+from mlff2d.md.screen.row import COLUMNS
 from mlff2d.training.data import command as data_command
 from tests.potentials import random_potential
 from tests.structures import mos2
@@ -61,17 +67,72 @@ def test_relax_writes_beside_each_other(source, model, capsys) -> None:
     assert "3 structures" in printed.out
     assert "in-relaxed.csv" in printed.out
     assert "frame 1 (Cu)" in printed.out, "the summary says what failed"
-    assert "3/3" in printed.err, "the bar is on stderr"
-    before = Path("in-relaxed.csv").read_bytes()
+    assert "3/3" in printed.err, "progress is on stderr"
+    before = Path("in-relaxed.csv").stat()
     assert relax(source, "--model", model, "--steps", 2) == 0, "nothing left to do"
-    assert Path("in-relaxed.csv").read_bytes() == before
+    printed = capsys.readouterr()
+    assert "All is done already" in printed.err
+    assert "3 structures" in printed.out
+    assert Path("in-relaxed.csv").stat() == before
     assert relax(source, "--model", model, "--steps", 1) == 2
-    assert "--restart" in capsys.readouterr().err
+    assert "begun with steps 2, now 1" in capsys.readouterr().err
     assert relax(source, "--model", model, "--steps", 1, "--restart") == 0
+    assert {row["steps"] for row in table(Path("in-relaxed.csv"))} == {"1", ""}
+
+
+def test_every_way_makes_the_same_files(source, model) -> None:
+    ase.io.write("more.extxyz", [mos2(seed=k) for k in range(2, 7)])
+    options = [source, "more.extxyz", "--model", model, "--steps", 3, "--block", 3]
+    assert relax(*options, "-o", "plain.extxyz") == 0
+    for i in (3, 1, 2):
+        assert not Path("shards.extxyz").exists(), "the last one writes"
+        assert relax(*options, "-o", "shards.extxyz", "--shard", f"{i}/3") == 0
+    assert relax(*options, "-o", "ase.db", "--relaxer", "ase", "--table", "parquet") == 0
+    for suffix in (".csv", ".extxyz"):
+        whole = Path("plain").with_suffix(suffix).read_bytes()
+        assert Path("shards").with_suffix(suffix).read_bytes() == whole
+    rows = table(Path("plain.csv"))
+    assert [(row["source"], row["frame"]) for row in rows[2:5]] == [
+        (str(source), "2"),
+        ("more.extxyz", "0"),
+        ("more.extxyz", "1"),
+    ]
+    assert len(ase.io.read("ase.db", ":")) == 7
+    assert Path("ase.parquet").exists()
+
+
+@pytest.mark.slow
+def test_workers_make_the_same_files(source, model) -> None:
+    pytest.importorskip("distributed")
+    options = [source, "--model", model, "--steps", 3, "--block", 1]
+    assert relax(*options, "-o", "plain.extxyz") == 0
+    assert relax(*options, "-o", "workers.extxyz", "--workers", 2) == 0
+    for suffix in (".csv", ".extxyz"):
+        whole = Path("plain").with_suffix(suffix).read_bytes()
+        assert Path("workers").with_suffix(suffix).read_bytes() == whole
+
+
+def test_a_second_run_beside_the_first(source, model, capsys) -> None:
+    assert relax(source, "--model", model, "--steps", 1) == 0
+    journal = Path("in-relaxed.progress", "block-00000.jsonl")
+    journal.write_bytes(b"")
+    with journal.open("ab") as file:
+        assert locked(file)
+        assert relax(source, "--model", model, "--steps", 1) == 2
+        assert "another run is writing to in-relaxed.extxyz" in capsys.readouterr().err
+        assert relax(source, "--model", model, "--steps", 1, "--restart") == 2
+    assert relax(source, "--model", model, "--steps", 1) == 0
+    assert len(table(Path("in-relaxed.csv"))) == 3
+
+
+def test_a_folder_in_which_the_output_lies(source, model) -> None:
+    for _ in range(2):
+        assert relax(".", "--model", model, "--steps", 1, "-o", "out.extxyz") == 0
+    assert len(table(Path("out.csv"))) == 3
 
 
 def test_relax_is_an_alias(source, model) -> None:
-    options = [str(source), "--model", str(model), "--steps", "2", "--fix-cell"]
+    options = [str(source), "--model", str(model), "--steps", "2", "--cell", "fixed"]
     assert cli.main(["relax", *options, "-o", "a.extxyz"]) == 0
     assert cli.relax_main([*options, "-o", "b.extxyz"]) == 0
     assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
@@ -91,14 +152,14 @@ def test_defaults_shown_are_the_defaults() -> None:
     parser = ArgumentParser()
     command.add_arguments(parser)
     args = parser.parse_args(["x"])
-    assert (args.fmax, args.smax, args.steps) == (FMAX, SMAX, STEPS)
-    for column in ("status", "thickness", "lattice_changed"):
-        assert column in parser.epilog
+    assert (args.fmax, args.smax, args.steps) == (DEFAULTS.fmax, DEFAULTS.smax, DEFAULTS.steps)
+    for word in (*COLUMNS, *STATUSES, *CELLS):
+        assert word.replace("stress_yy", "_yy").replace("stress_xy", "_xy") in parser.epilog
 
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(None, "no file"), ("", "empty"), ("not a structure", "in.extxyz"), ("1\n\nXq 0 0 0\n", "Xq")],
+    [(None, "no such file"), ("", "empty"), (" \n\n", "holds no structure")],
 )
 def test_a_file_without_structures_is_one_sentence(source, model, capsys, content, word) -> None:
     source.unlink()
@@ -110,6 +171,15 @@ def test_a_file_without_structures_is_one_sentence(source, model, capsys, conten
     assert str(source) in error[-1]
     assert "Traceback" not in "".join(error)
     assert not Path("in-relaxed.csv").exists()
+
+
+def test_a_file_of_nothing_but_bad_frames_has_its_rows(source, model, capsys) -> None:
+    source.write_text("1\n\nXq 0 0 0\n2\n\nCu 0 0 0\n")
+    assert relax(source, "--model", model) == 0
+    rows = table(Path("in-relaxed.csv"))
+    assert [row["status"] for row in rows] == ["failed", "failed"]
+    assert "in.extxyz, frame 0: " in rows[0]["reason"]
+    assert "in.extxyz, frame 1: " in capsys.readouterr().out
 
 
 class Harmful:
@@ -143,23 +213,25 @@ def test_debug_shows_where(source) -> None:
         relax(source, "--model", "nowhere.pt", "--debug")
 
 
-def test_interrupted(source, model, capsys, monkeypatch) -> None:
-    from mlff2d.md.screen import relax_file
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(source, model, capsys, monkeypatch, number) -> None:
+    whole = AseRelaxer.run
 
-    whole = relax_file.relax
+    def interrupted(self, structures, snapshot=None):
+        for finished in whole(self, structures, snapshot):
+            signal.raise_signal(number)
+            yield finished
 
-    def interrupted(atoms, *args, **kwargs):
-        if len(table(Path("in-relaxed.csv"))) == 2:
-            raise KeyboardInterrupt
-        return whole(atoms, *args, **kwargs)
-
-    monkeypatch.setattr(relax_file, "relax", interrupted)
-    assert relax(source, "--model", model, "--steps", 2) == 130
-    assert "same command goes on" in capsys.readouterr().err
-    assert len(table(Path("in-relaxed.csv"))) == 2
-    monkeypatch.setattr(relax_file, "relax", whole)
-    assert relax(source, "--model", model, "--steps", 2) == 0
-    assert "2 structures already finished" in capsys.readouterr().err
+    options = [source, "--model", model, "--steps", 2, "--relaxer", "ase"]
+    monkeypatch.setattr(AseRelaxer, "run", interrupted)
+    assert relax(*options) == 128 + number
+    error = capsys.readouterr().err
+    assert "1 of 3 structures" in error
+    assert "same command goes on" in error
+    assert [row["index"] for row in table(Path("in-relaxed.csv"))] == ["0"]
+    monkeypatch.setattr(AseRelaxer, "run", whole)
+    assert relax(*options) == 0
+    assert "1 of 3 structures are finished already" in capsys.readouterr().err
     assert [row["index"] for row in table(Path("in-relaxed.csv"))] == ["0", "1", "2"]
 
 
@@ -172,8 +244,17 @@ def test_interrupted(source, model, capsys, monkeypatch) -> None:
         (["relax", "x.xyz", "--smax", "nan"], ["--smax", "not a positive number"]),
         (["relax", "x.xyz", "--fmax", "small"], ["--fmax", "small"]),
         (["relax", "x.xyz", "--steps", "-1"], ["--steps", "not a number of steps"]),
-        (["relax", "x.xyz", "y.xyz"], ["'y.xyz'"]),
-        (["relax"], ["structures"]),
+        (["relax", "x.xyz", "--cell", "fxed"], ["--cell", "fxed", "fixed"]),
+        (["relax", "x.xyz", "--shard", "3/2"], ["--shard", "'3/2'", "1/8"]),
+        (["relax", "x.xyz", "--block", "0"], ["--block", "'0'"]),
+        (["relax", "x.xyz", "--polish", "--dtype", "float64"], ["--polish", "float64"]),
+        (["relax", "x.xyz", "--restart", "--shard", "1/2"], ["--restart", "OUT.progress"]),
+        (["relax", "x.xyz", "--workers", "2", "--dask", "a:1"], ["--workers", "--dask"]),
+        (["relax", "x.xyz", "--cell", "fixed", "--pressure", "1"], ["pressure", "'fixed'"]),
+        (["relax", "x.xyz", "--pressure", "nan"], ["pressure", "nan"]),
+        (["relax", "x.xyz", "-o", "out.traj"], ["out.traj", ".extxyz", ".db"]),
+        (["relax", "x.xyz", "-o", "no/such/folder/out.db"], ["no/such/folder", "make it"]),
+        (["relax"], ["STRUCTURES"]),
         (["data", "biuld"], ["'biuld'", "'build'"]),
         (["data", "build", "x.xyz", "-o", "a.h5", "--materialkey", "k"], ["'--material-key'"]),
         (["data", "build", "x.xyz"], ["-o"]),
@@ -211,7 +292,10 @@ def test_help_of_each_command(group, capsys) -> None:
     assert cli.main(group) == 2
 
 
-def program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def program(
+    *arguments: str, cwd: Path, largest_file: int = resource.RLIM_INFINITY
+) -> subprocess.CompletedProcess[str]:
+    """Run `mlff2d`; a file that would grow beyond its largest size meets the end of the disk."""
     return subprocess.run(
         [sys.executable, "-m", "mlff2d.cli", *arguments],
         cwd=cwd,
@@ -219,6 +303,7 @@ def program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file,) * 2),
     )
 
 
@@ -241,7 +326,19 @@ def test_as_a_program(source, model, tmp_path) -> None:
     assert (done.returncode, len(table(tmp_path / "in-relaxed.csv"))) == (0, 3), done.stderr
     done = program("relax", "nothing.cif", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "mlff2d relax: there is no file nothing.cif\n"
+    assert done.stderr == "mlff2d relax: nothing.cif: there is no such file or folder.\n"
+
+
+def test_no_room(source, model, tmp_path) -> None:
+    command = ["relax", "in.extxyz", "--model", str(model), "--steps", "1"]
+    done = program(*command, cwd=tmp_path, largest_file=3000)
+    assert done.returncode == 2
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("mlff2d relax: in-relaxed.progress/block-00000.jsonl could not be")
+    assert "same command goes on" in error
+    assert "Traceback" not in done.stderr
+    assert program(*command, cwd=tmp_path).returncode == 0
+    assert len(table(tmp_path / "in-relaxed.csv")) == 3
 
 
 def test_the_example_is_what_it_says() -> None:

@@ -21,10 +21,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
 
 from mlff2d import checkpoint
+from mlff2d.files import append_line, write_text
 from mlff2d.models import REGISTRY
 from mlff2d.training import loop, stages
 from mlff2d.training.config import ConfigError
-from mlff2d.training.files import append_line, write_text
 from mlff2d.training.loop import train
 from mlff2d.training.sections import Config, FilterConfig
 from mlff2d.training.setup import Run, prepare

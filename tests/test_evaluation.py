@@ -544,12 +544,16 @@ def test_an_empty_part_is_one_sentence(source, tmp_path, capsys) -> None:
 
 
 def test_defaults_are_those_of_relax() -> None:
-    from mlff2d.md.relaxation.relax import FMAX, SMAX, STEPS
+    from mlff2d.md.relaxation.settings import DEFAULTS
 
     parser = cli._Parser("mlff2d evaluate")
     command.add_arguments(parser)
     args = parser.parse_args(["model", "data"])
     options = Options(model="", data=[])
-    assert (args.fmax, args.smax, args.steps) == (FMAX, SMAX, STEPS)
-    assert (options.fmax, options.smax, options.steps) == (FMAX, SMAX, STEPS)
+    assert (args.fmax, args.smax, args.steps) == (DEFAULTS.fmax, DEFAULTS.smax, DEFAULTS.steps)
+    assert (options.fmax, options.smax, options.steps) == (
+        DEFAULTS.fmax,
+        DEFAULTS.smax,
+        DEFAULTS.steps,
+    )
     assert options.reference_fmax == args.reference_fmax

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import mx2
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixedPlane
 from ase.filters import FrechetCellFilter
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from mlff2d.errors import StructureError
 from mlff2d.md.relaxation.filters import InPlaneCellFilter
+from mlff2d.md.relaxation.settings import CELLS
 from tests.standins import Morse, copper, rotated
 
 
@@ -30,23 +32,63 @@ def numeric_forces(movable: InPlaneCellFilter, step: float = 1e-5) -> np.ndarray
     return forces
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=18, deadline=None)
 @given(
     seed=st.integers(0, 1000),
     row=st.tuples(*[st.floats(-0.6, 0.6)] * 3),
+    axis=st.integers(0, 2),
     pbc_c=st.booleans(),
-    calculator=st.sampled_from([EMT, Morse]),
+    mode=st.sampled_from(sorted(CELLS)),
+    pressure=st.sampled_from([0.0, 3.0, -2.0]),
 )
-def test_forces_are_the_gradient_at_any_strain(seed, row, pbc_c, calculator) -> None:
-    atoms = rotated(copper(seed=seed), seed)
-    atoms.pbc = (True, True, pbc_c)
-    atoms.calc = calculator()
-    movable = InPlaneCellFilter(atoms)
+def test_forces_are_the_gradient_at_any_strain(seed, row, axis, pbc_c, mode, pressure) -> None:
+    """Of a potential whose energy, unlike that of EMT, does not jump at a cutoff."""
+    atoms = rotated(copper(layers=1, seed=seed), seed)
+    atoms.set_cell(np.roll(atoms.cell.array, axis + 1, axis=0))
+    atoms.pbc = np.roll([True, True, pbc_c], axis + 1)
+    atoms.calc = Morse()
+    movable = InPlaneCellFilter(atoms, mode, pressure)
     x = movable.get_positions()
     x[-1] = movable.cell_factor * np.array(row) * 0.5
     movable.set_positions(x)
     forces = movable.get_forces()
     assert np.allclose(forces, numeric_forces(movable), atol=2e-6 * max(1, np.abs(forces).max()))
+    assert mode != "fixed" or not forces[-1].any()
+
+
+def test_with_symmetry_the_forces_are_the_gradient_too() -> None:
+    """Along what is free; of a start made symmetric the rest is zero anyway, but for the cell."""
+    for mode in ("full", "isotropic", "area"):
+        atoms = mx2("MoS2", vacuum=6.0) * (2, 1, 1)
+        atoms.pbc = (True, True, False)
+        atoms.set_cell(atoms.cell.array * [1.01, 1, 1], scale_atoms=True)
+        atoms.rattle(0.005, seed=1)
+        atoms = rotated(atoms, 4)
+        atoms.calc = Morse()
+        movable = InPlaneCellFilter(atoms, mode, 0.7, symmetry=True)
+        x = movable.get_positions()
+        x[-1] = movable.cell_factor * np.array([0.03, 0.02, 0.05])
+        movable.set_positions(x)
+        forces, numeric = movable.get_forces(), numeric_forces(movable)
+        assert np.abs(forces[:-1]).max() > 0.1
+        assert np.allclose(forces[:-1], numeric[:-1], atol=1e-5)
+        assert np.allclose(forces[-1], numeric[-1], atol=1e-5)
+        assert np.linalg.matrix_norm(movable.basis.numpy()[0]).round(6).sum() == (mode != "area")
+
+
+def test_symmetry_moves_the_atoms_to_it_and_says_how_far() -> None:
+    atoms = mx2("MoS2", vacuum=6.0)
+    atoms.pbc = (True, True, False)
+    perfect = atoms.copy()
+    atoms.positions[0] += [0.0, 0.0, 0.02]
+    moved = atoms.copy()
+    atoms.calc = Morse()
+    movable = InPlaneCellFilter(atoms, symmetry=True)
+    moves = atoms.positions - moved.positions
+    assert movable.symmetrized == pytest.approx(np.linalg.norm(moves, axis=1).max())
+    assert movable.symmetrized == pytest.approx(0.02 * 2 / 3)
+    assert np.allclose(moves.mean(0), 0, atol=1e-12), "the layer as a whole stays"
+    assert atoms.positions[:, 2].mean() - perfect.positions[:, 2].mean() == pytest.approx(0.02 / 3)
 
 
 def test_gradient_across_the_boundary_of_a_tilted_vacuum_vector() -> None:

@@ -53,6 +53,39 @@ def test_degenerate_plane_is_refused(rows: list[list[float]]) -> None:
         )
 
 
+def test_order_is_by_receiver_neighbour_and_shift() -> None:
+    atoms = mos2()
+    edge_index, shift = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 5.0)
+    rows = np.concatenate([edge_index.T, shift], axis=1).tolist()
+    assert rows == sorted(rows)
+
+
+def test_structures_that_exploded() -> None:
+    """They are told or searched, where the search for neighbours alone would end the process."""
+    atoms = mos2()
+    cell, pbc = atoms.cell.array, np.array(atoms.pbc)
+    near = as_set(*neighbor_list(atoms.positions[1:], cell, pbc, 5.0))
+    for height in (99.0, 300.0, 5e4, -1e7):
+        pos = np.array(atoms.positions)
+        pos[0, 2] = height
+        index, shift = neighbor_list(pos, cell, pbc, 5.0)
+        of_rest = (index > 0).all(0)
+        assert as_set(index[:, of_rest] - 1, shift[of_rest]) == near
+        alone = as_set(index[:, ~of_rest], shift[~of_rest])
+        assert {edge[:2] for edge in alone} == {(0, 0)}
+    pos[0, 2] = 1e9
+    with pytest.raises(ValueError, match="more than 1e\\+08 Å away"):
+        neighbor_list(pos, cell, pbc, 5.0)
+    wide = np.diag([4000.0, 3000.0, 1.0])
+    expected = neighbor_list(atoms.positions, wide, np.zeros(3, bool), 5.0)
+    assert as_set(*neighbor_list(atoms.positions, wide, pbc, 5.0)) == as_set(*expected)
+    moved = atoms.positions - [0.01, 0.01, 0.0]  # across the corner of the wide cell
+    index, shift = neighbor_list(moved + wide[0] * (moved[:, :1] < 0), wide, pbc, 5.0)
+    assert as_set(index, 0 * shift) == as_set(*expected)
+    with pytest.raises(ValueError, match="images within 5 Å"):
+        neighbor_list(atoms.positions, np.diag([0.02, 0.02, 1.0]), pbc, 5.0)
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), step=st.floats(0.0, 0.12), strain=st.floats(0.0, 0.02))
 def test_skin_list_equals_a_fresh_list(seed: int, step: float, strain: float) -> None:

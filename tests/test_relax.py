@@ -1,21 +1,32 @@
 """Relaxation of one slab: honest convergence, one slab one answer, every way to go wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
-from ase.build import fcc111, graphene, mx2
+from ase.build import fcc111, mx2
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from mlff2d import slab
 from mlff2d.atoms import canonical_slab, in_plane_virial
+from mlff2d.calculator import MLFF2DCalculator
 from mlff2d.errors import StructureError
 from mlff2d.md.lattice import lattice_type
-from mlff2d.md.relaxation.relax import RelaxResult, relax
+from mlff2d.md.relaxation.relax import relax
+from mlff2d.md.relaxation.result import RelaxResult
+from mlff2d.md.relaxation.settings import RelaxSettings
+from mlff2d.units import EV_PER_ANGSTROM2_IN_N_PER_M
 from tests.standins import Morse, copper, rotated
+from tests.structures import mos2
+
+FIXED = RelaxSettings(cell="fixed")
 
 
 def plane_area(atoms: Atoms) -> float:
@@ -26,7 +37,7 @@ def plane_area(atoms: Atoms) -> float:
 def test_converged_is_true_at_the_geometry_returned(calculator) -> None:
     atoms = copper()
     before = atoms.copy()
-    result = relax(atoms, calculator(), fmax=0.01, smax=0.02)
+    result = relax(atoms, calculator(), RelaxSettings(fmax=0.01, smax=0.02))
     assert (result.status, result.reason) == ("converged", "")
     assert np.array_equal(atoms.positions, before.positions)
     assert atoms.calc is None
@@ -101,7 +112,7 @@ def test_one_slab_one_answer() -> None:
 
 def test_fix_cell_leaves_the_cell_bitwise() -> None:
     atoms = rotated(copper(), 5)
-    result = relax(atoms, EMT(), fix_cell=True)
+    result = relax(atoms, EMT(), FIXED)
     assert result.status == "converged"
     assert np.array_equal(result.atoms.cell.array, atoms.cell.array)
     assert result.smax > 0.05, "the strained cell is under tension, and that is said"
@@ -111,7 +122,7 @@ def test_fix_cell_needs_no_stress() -> None:
     class NoStress(Morse):
         implemented_properties = ("energy", "forces")
 
-    result = relax(copper(), NoStress(), fix_cell=True)
+    result = relax(copper(), NoStress(), FIXED)
     assert result.status == "converged"
     assert np.isnan(result.stress_2d).all()
     with pytest.raises(StructureError, match="gives no stress"):
@@ -129,10 +140,10 @@ def test_constraints_are_kept() -> None:
 
 
 def test_too_few_steps() -> None:
-    result = relax(copper(), EMT(), steps=3)
+    result = relax(copper(), EMT(), RelaxSettings(steps=3))
     assert (result.status, result.steps) == ("max-steps", 3)
     assert "3 steps" in result.reason
-    assert relax(copper(), EMT(), steps=0).steps == 0
+    assert relax(copper(), EMT(), RelaxSettings(steps=0)).steps == 0
 
 
 class Pulled(Calculator):
@@ -172,29 +183,124 @@ def test_exploded() -> None:
     ends(result, "exploded", "NaN", "after 4 steps")
     assert result.steps == 4
     # Attraction without a core: atoms fall onto each other, whether or not forces vanish there.
-    ends(relax(copper(), Morse(width=0.5, length=0.4), fix_cell=True), "exploded")
+    ends(relax(copper(), Morse(width=0.5, length=0.4), FIXED), "exploded")
 
 
 def test_detached() -> None:
     mos2 = mx2("MoS2", vacuum=6.0)
     mos2.pbc = (True, True, False)
-    ends(relax(mos2, Pulled(pull=1.0), fix_cell=True), "detached", "2 pieces", "1 before")
+    ends(relax(mos2, Pulled(pull=1.0), FIXED), "detached", "2 pieces", "1 before")
 
 
-def test_bilayer_is_not_detached_unless_it_drifts_apart() -> None:
-    layer = graphene(a=2.46, vacuum=0.5)
-    bilayer = layer + layer
-    bilayer.positions[2:] += [0, 1.42, 3.35]
-    bilayer.set_cell([*layer.cell[:2], [0, 0, 25.0]])
-    bilayer.pbc = (True, True, False)
-    assert relax(bilayer, Pulled(), fix_cell=True).status == "converged"
+CELL_MODES = ("full", "isotropic", "area", "a", "b", "fixed")
 
-    class Repelled(Pulled):
-        def calculate(self, *args, **kwargs) -> None:
-            super().calculate(*args, **kwargs)
-            self.results["forces"][2:, 2] = self.results["forces"][-1, 2]
 
-    ends(relax(bilayer, Repelled(pull=1.0), fix_cell=True), "detached", "drifted")
+@pytest.mark.parametrize("mode", CELL_MODES)
+def test_each_cell_mode_relaxes_what_it_leaves_free(mode) -> None:
+    atoms = rotated(copper(scale=1.02), 3)
+    atoms.set_cell(atoms.cell.array[[1, 2, 0]])
+    atoms.pbc = (True, False, True)
+    a, b = atoms.cell.array[[0, 2]]
+    result = relax(atoms, EMT(), RelaxSettings(fmax=0.01, smax=0.02, cell=mode))
+    assert result.status == "converged"
+    after = result.atoms.cell.array[[0, 2]]
+    full = relax(atoms, EMT(), RelaxSettings(fmax=0.01, smax=0.02))
+    assert result.energy > full.energy - 1e-3, "what is kept costs energy"
+    xx, yy, xy = result.stress_2d
+    if mode == "isotropic":
+        assert np.allclose(after / np.sqrt(plane_area(result.atoms) / plane_area(atoms)), [a, b])
+        assert abs(xx + yy) / 2 <= 0.02
+    elif mode == "area":
+        assert plane_area(result.atoms) == pytest.approx(plane_area(atoms), rel=1e-12)
+        assert np.hypot((xx - yy) / 2, xy) <= 0.02
+        assert (xx + yy) / 2 > 0.2, "the area is too large"
+    elif mode in ("a", "b"):
+        kept = ("a", "b").index(mode)
+        assert np.allclose(after[kept], (a, b)[kept], atol=1e-12)
+        assert not np.allclose(after[1 - kept], (a, b)[1 - kept], atol=1e-3)
+        across = np.cross(np.cross(a, b), after[kept])
+        axes = slab.plane_axes(result.atoms.cell.array, atoms.pbc)
+        across = axes @ across / np.linalg.norm(across)
+        stress = np.array([[xx, xy], [xy, yy]])
+        assert np.linalg.norm(stress @ across) <= 0.03, "no force on the free edge"
+        assert np.linalg.norm(stress) > 0.1
+    elif mode == "fixed":
+        assert np.array_equal(after, [a, b])
+
+
+def test_at_a_pressure_the_stress_is_minus_it_and_the_area_follows() -> None:
+    atoms = rotated(copper(), 1)
+    areas = []
+    for pressure in (-1.0, 0.0, 1.0, 2.0):
+        asked = RelaxSettings(fmax=0.005, smax=0.005, pressure=pressure)
+        result = relax(atoms, EMT(), asked)
+        assert result.status == "converged"
+        assert result.stress_2d == pytest.approx([-pressure, -pressure, 0], abs=0.006)
+        areas.append(result.area_after)
+    assert (np.diff(areas) < -0.01).all(), "a positive pressure compresses"
+
+
+@pytest.mark.parametrize("pressure", [-1.5, 0.0, 3.0])
+def test_pressure_against_a_grid_of_areas(pressure) -> None:
+    """One atom in its cell: the area is all there is to relax."""
+    atoms = fcc111("Cu", (1, 1, 1), a=3.6, vacuum=6.0)
+    asked = RelaxSettings(smax=1e-4, cell="isotropic", pressure=pressure)
+    result = relax(atoms, EMT(), asked)
+    assert result.status == "converged"
+    areas, enthalpies = [], []
+    for scale in np.linspace(0.9, 1.1, 401):
+        trial = atoms.copy()
+        trial.set_cell(atoms.cell.array * [[scale], [scale], [1]], scale_atoms=True)
+        trial.calc = EMT()
+        areas.append(plane_area(trial))
+        work = pressure / EV_PER_ANGSTROM2_IN_N_PER_M * areas[-1]
+        enthalpies.append(trial.get_potential_energy() + work)
+    lowest = int(np.argmin(enthalpies))
+    fit = np.polyfit(areas[lowest - 3 : lowest + 4], enthalpies[lowest - 3 : lowest + 4], 2)
+    assert plane_area(result.atoms) == pytest.approx(-fit[1] / (2 * fit[0]), abs=2e-3)
+
+
+def test_lbfgs_finds_the_same_minimum_in_fewer_steps() -> None:
+    asked = RelaxSettings(fmax=1e-3, smax=2e-3)
+    slow = relax(copper(), EMT(), asked)
+    quick = relax(copper(), EMT(), replace(asked, optimizer="lbfgs"))
+    assert (slow.status, quick.status) == ("converged", "converged")
+    assert quick.steps < slow.steps
+    assert quick.energy == pytest.approx(slow.energy, abs=1e-4)
+    assert quick.area_after == pytest.approx(slow.area_after, rel=1e-4)
+
+
+def test_polish_finishes_in_float64() -> None:
+    atoms = mos2(rattle=0.05)
+    asked = RelaxSettings(fmax=1e-5, smax=1e-4, optimizer="lbfgs", polish=True)
+    calculator = MLFF2DCalculator()
+    result = relax(atoms, calculator, asked)
+    assert result.status == "converged"
+    assert calculator.dtype == torch.float32
+    rough = relax(atoms, calculator, asked.before_polish())
+    assert rough.fmax > 1e-5
+    assert rough.steps < result.steps
+    exact = result.atoms.copy()
+    exact.calc = MLFF2DCalculator(dtype="float64")
+    assert exact.get_potential_energy() == pytest.approx(result.energy, abs=1e-10)
+    assert np.linalg.norm(exact.get_forces(), axis=1).max() == pytest.approx(result.fmax, abs=1e-9)
+    few = relax(atoms, calculator, replace(asked, steps=rough.steps + 1))
+    assert (few.status, few.steps) == ("max-steps", rough.steps + 1)
+
+
+@pytest.mark.parametrize("optimizer", ["fire", "lbfgs"])
+def test_symmetry_with_atoms_that_are_held(optimizer) -> None:
+    atoms = fcc111("Cu", (1, 1, 3), a=3.7, vacuum=6.0)
+    atoms.rattle(0.01, seed=0)
+    atoms.set_constraint(FixAtoms([1]))
+    for mode in ("full", "fixed"):
+        asked = RelaxSettings(symmetry=True, cell=mode, optimizer=optimizer)
+        result = relax(atoms, EMT(), asked)
+        assert result.status == "converged"
+        assert 0 < result.symmetrized < 0.03
+        assert result.layer_group_after == result.layer_group_before == 72
+        forces = result.atoms.get_forces(apply_constraint=False)
+        assert np.abs(forces.sum(0)).max() < 1e-6, "forces as they are, on held atoms too"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +341,7 @@ def lattices() -> dict[str, tuple[str, Atoms]]:
     }
 
 
-@settings(max_examples=40, deadline=None)
+@examples(max_examples=40, deadline=None)
 @given(
     name=st.sampled_from(sorted(lattices())),
     seed=st.integers(0, 10**6),
@@ -257,6 +363,7 @@ def test_lattice_type_changes_where_the_symmetry_does() -> None:
     atoms.set_cell(atoms.cell.array * [1.06, 1, 1], scale_atoms=True)
     result = relax(atoms, EMT())
     assert (result.lattice_before, result.lattice_after) == ("centred rectangular", "hexagonal")
+    ends(result, "rebuilt", "layer group", "72")
 
 
 def test_a_supercell_has_the_lattice_of_its_primitive_cell_and_no_warning(caplog) -> None:

@@ -14,6 +14,7 @@ from benchmarks.slab_checks import derivative_errors, spread
 from mlff2d import MLFF2DCalculator, checkpoint
 from mlff2d.cli import relax_main
 from mlff2d.md.relaxation.relax import relax
+from mlff2d.md.relaxation.settings import RelaxSettings
 from mlff2d.reading import iter_structures
 from tests.shared import DATA, needs_data
 from tests.structures import mos2
@@ -67,7 +68,7 @@ def test_one_slab_one_answer_with_trained_weights(calculator: MLFF2DCalculator) 
 @pytest.mark.parametrize("name", ["MoS2", "WSe2", "hBN", "graphene"])
 def test_lattice_constants_are_near_pbe(calculator: MLFF2DCalculator, name: str) -> None:
     """Bounds of what the first edition reaches; the table of all is benchmarks/."""
-    result = relax(monolayer(name), calculator, fmax=0.01, smax=0.02)
+    result = relax(monolayer(name), calculator, RelaxSettings(fmax=0.01, smax=0.02))
     assert result.status == "converged"
     assert result.atoms.cell.lengths()[0] == pytest.approx(PBE[name][0], rel=0.03)
 

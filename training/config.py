@@ -12,9 +12,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mlff2d.errors import nearest
+from mlff2d.files import write_text
 
 from .checks import check_model, check_start, describe
-from .files import write_text
 from .sections import Config
 
 

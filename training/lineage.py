@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlff2d.dataset_file import is_hdf5
+
 from .data.choice import training_order
 from .data.convert import file_digest
 from .data.dataset import Dataset
@@ -23,7 +25,7 @@ from .data.filters import apply_filters
 from .data.references import isolated_atoms
 from .data.selection import select
 from .data.splits import Split, split
-from .data.store import is_hdf5, read_head
+from .data.store import read_head
 from .sections import FilterConfig, SelectionConfig, SplitConfig
 
 Ids = NDArray[np.int64]

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlff2d.files import naming
+
 from .config import ConfigError
-from .files import naming
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mlff2d.files import append_line, write_text
+
 from .config import ConfigError
 from .distributed import is_main
-from .files import append_line, write_text
 from .sections import Config
 
 EVERY = 10

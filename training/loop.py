@@ -12,12 +12,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from mlff2d import checkpoint
+from mlff2d.files import write_text
 from mlff2d.graph import Graph, Labels
 from mlff2d.potential import Potential
 
@@ -43,7 +45,7 @@ from .distributed import (
     wait,
     world,
 )
-from .files import write_text
+from .domain.fit import fit_domain
 from .finetuning.adapters import merged
 from .finetuning.start import fit_shift, print_shift
 from .interrupt import StopRequest
@@ -73,6 +75,7 @@ from .stages import (
     stage_two_is_due,
 )
 from .state import restore_state, save_state
+from .tasks import Trained
 
 HEADER_EVERY = 20
 
@@ -334,6 +337,20 @@ def _keep_models(run: Run, metrics: Metrics) -> None:
         checkpoint.save(model, files["best"], training)
 
 
+def _add_domains(run: Run, best: Trained) -> None:
+    """Find where the training set is for the best potential, and for last.pt, which is written."""
+    if not isinstance(best, Potential):
+        return
+    learnt = run.split.train if run.replay is None else np.append(run.split.train, run.replay.ids)
+    learnt = np.setdiff1d(learnt, run.left_out)
+    best.domain = fit_domain(best, run.data, learnt)
+    path = run_files(run.config.run_dir)["last"]
+    last = checkpoint.load(path, run.device, run.module.dtype)
+    is_best = run.best_epoch == run.epoch
+    last.domain = best.domain if is_best else fit_domain(last, run.data, learnt)
+    checkpoint.save(last, path, checkpoint.read(path)["training"])
+
+
 def _finish(run: Run, console: Console) -> None:
     """Judge the best model on the test part beside baselines, and write that into it."""
     files = run_files(run.config.run_dir)
@@ -350,6 +367,7 @@ def _finish(run: Run, console: Console) -> None:
             results[f"{name} baseline"] = run.task.baselines(best, batches)
     training["metrics"] = {name: metrics.as_dict() for name, metrics in results.items()}
     if is_main():
+        _add_domains(run, best)
         checkpoint.save(best, files["best"], training)
         write_text(json.dumps(training["metrics"], indent=2) + "\n", files["metrics"])
     print_result(results, run.task, console)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from mlff2d.kept import saved_bytes
 
 from .data.dataset import Dataset
 from .distributed import world
@@ -106,18 +107,9 @@ def bytes_kept(task: Task, module: Trained, data: Dataset, ids: Sequence[int]) -
     device = next(module.parameters()).device
     graph, labels = data.batch(ids, module.dtype)
     graph, labels = graph.to(device), labels.to(device)
-    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        # Held, so that no other tensor gets its place while the sum is made.
-        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        task.loss(module, graph, labels, list(ids), task.counts(graph, labels))
-    return sum(
-        tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights
+    return saved_bytes(
+        lambda: task.loss(module, graph, labels, list(ids), task.counts(graph, labels)),
+        module.parameters(),
     )
 
 

@@ -13,16 +13,24 @@ With W = dE/dstrain, the gradient by the coordinates is exact at any strain:
 
     dE/dq_k = <B_k, L(Gᵀ, exp(-G)ᵀ W)>,
 
-L the Fréchet derivative of the exponential, from one exponential of a matrix twice the size
-(Higham, Functions of Matrices, SIAM 2008, eq. 10.43).
+L the Fréchet derivative of the exponential (Higham, Functions of Matrices, SIAM 2008, ch. 10). Both
+are written out: with τ = tr G / 2, H = G - τ and H² = s, which is a number and never negative here,
+
+    exp(G) = e^τ (cosh √s + H sinh √s / √s).
+
+(The exponentials of libraries are good to 1e-11 only where their series is cut short.)
 
 Axes: S structures, K = 3 coordinates, those that are not free always zero.
 """
 
 from __future__ import annotations
 
+from math import factorial
+
 import torch
 from torch import Tensor
+
+from mlff2d.units import EV_PER_ANGSTROM2_IN_N_PER_M
 
 N_COORDINATES = 3
 
@@ -73,7 +81,7 @@ def basis(cell: Tensor, pbc: Tensor, axes: Tensor, free: str) -> Tensor:
 
 def deformation(q: Tensor, basis: Tensor, axes: Tensor) -> Tensor:
     """(S, 3, 3) exp(G) in space, the identity along the normals, from coordinates (S, K)."""
-    stretch = torch.linalg.matrix_exp(_generator(q, basis))
+    stretch = _exponential(_generator(q, basis))
     stretch = stretch - torch.eye(2, dtype=q.dtype, device=q.device)
     eye = torch.eye(3, dtype=q.dtype, device=q.device)
     return eye + axes.transpose(1, 2) @ stretch @ axes
@@ -82,25 +90,31 @@ def deformation(q: Tensor, basis: Tensor, axes: Tensor) -> Tensor:
 def gradient(q: Tensor, basis: Tensor, axes: Tensor, virial: Tensor) -> Tensor:
     """(S, K) dE/dq in eV from W = dE/dstrain (S, 3, 3) in eV."""
     g = _generator(q, basis).transpose(1, 2)
-    w = torch.linalg.matrix_exp(-g) @ (axes @ virial @ axes.transpose(1, 2))
-    twice = torch.cat([torch.cat([g, w], 2), torch.cat([torch.zeros_like(g), g], 2)], 1)
-    derivative = torch.linalg.matrix_exp(twice)[:, :2, 2:]
-    return (basis * derivative.unsqueeze(1)).sum((2, 3))
+    w = _exponential(-g) @ (axes @ virial @ axes.transpose(1, 2))
+    return (basis * _derivative(g, w).unsqueeze(1)).sum((2, 3))
 
 
-def free_stress(stress: Tensor, cell: Tensor, pbc: Tensor, axes: Tensor, free: str) -> Tensor:
+def enthalpy_virial(virial: Tensor, area: Tensor, axes: Tensor, pressure: float) -> Tensor:
+    """(S, 3, 3) dH/dstrain in eV of H = E + pressure * area, from dE/dstrain.
+
+    `area` (S,) in Å², `pressure` in N/m, the `axes` of the planes.
+    """
+    if not pressure:
+        return virial
+    force = pressure / EV_PER_ANGSTROM2_IN_N_PER_M * area
+    return virial + force[:, None, None] * (axes.transpose(1, 2) @ axes)
+
+
+def free_stress(stress: Tensor, basis: Tensor) -> Tensor:
     """(S, 2, 2) symmetric, the part of stresses in the planes' axes that does work on free strain.
 
-    With the cell "fixed" all of it: nothing is asked of it, but it is told.
+    The basis of the undeformed cell serves at any strain: what it says stays, stays on the way too.
     """
-    if free in ("full", "fixed"):
-        return stress
-    b = basis(cell, pbc, axes, free)
-    part = torch.einsum("sk,skij->sij", torch.einsum("skij,sij->sk", b, stress), b)
-    if free in ("a", "b"):  # of a shear, stress has both components and this basis one
-        shear = torch.einsum("sij,sij->s", b[:, 1], stress)
-        part = part + shear[:, None, None] * b[:, 1].transpose(1, 2)
-    return part
+    symmetric = (basis + basis.transpose(2, 3)) / 2
+    size = torch.linalg.matrix_norm(symmetric, keepdim=True)
+    symmetric = symmetric / torch.where(size == 0, 1.0, size)
+    work = torch.einsum("skij,sij->sk", symmetric, stress)
+    return torch.einsum("sk,skij->sij", work, symmetric)
 
 
 def principal(stress: Tensor) -> Tensor:
@@ -112,3 +126,44 @@ def principal(stress: Tensor) -> Tensor:
 
 def _generator(q: Tensor, basis: Tensor) -> Tensor:
     return torch.einsum("sk,skij->sij", q, basis)
+
+
+def _exponential(g: Tensor) -> Tensor:
+    """(S, 2, 2) exp(G) of matrices with real eigenvalues."""
+    tau, h, s = _parts(g)
+    cosh, sinhc, _ = _series(s)
+    return tau.exp() * (cosh * torch.eye(2, dtype=g.dtype, device=g.device) + sinhc * h)
+
+
+def _derivative(g: Tensor, e: Tensor) -> Tensor:
+    """(S, 2, 2) derivative of exp(G) along E."""
+    eye = torch.eye(2, dtype=g.dtype, device=g.device)
+    (tau, h, s), d_tau = _parts(g), _half_trace(e)
+    d_h = e - d_tau * eye
+    d_s = 2 * _half_trace(h @ d_h)
+    cosh, sinhc, slope = _series(s)
+    change = (sinhc / 2 * eye + slope * h) * d_s + sinhc * d_h
+    return tau.exp() * (change + d_tau * (cosh * eye + sinhc * h))
+
+
+def _parts(g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    tau = _half_trace(g)
+    h = g - tau * torch.eye(2, dtype=g.dtype, device=g.device)
+    return tau, h, _half_trace(h @ h).clamp_min(0)
+
+
+def _half_trace(g: Tensor) -> Tensor:
+    """(S, 1, 1)."""
+    return ((g[:, 0, 0] + g[:, 1, 1]) / 2)[:, None, None]
+
+
+def _series(s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """cosh √s, k = sinh √s / √s and dk/ds, from the series of the last where s is below one."""
+    root = s.sqrt()
+    cosh, small = root.cosh(), s < 1
+    divisor = torch.where(small, 1.0, s)
+    slope = torch.zeros_like(s)
+    for n in range(10, 0, -1):
+        slope = slope * s + n / factorial(2 * n + 1)
+    sinhc = torch.where(small, cosh - 2 * s * slope, root.sinh() / divisor.sqrt())
+    return cosh, sinhc, torch.where(small, slope, (cosh - sinhc) / (2 * divisor))

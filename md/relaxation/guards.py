@@ -1,11 +1,20 @@
-"""Whether what came out of a relaxation is still the layer that went in."""
+"""Whether what came out of a relaxation, or is on its way, is still the layer that went in.
+
+Two atoms surely form a bond where they are closer than `BONDED` times the sum of their covalent
+radii, and surely none where they are farther apart than `BROKEN` times; between the two nothing is
+said to have changed. All work grows with the number of atoms, not with its square.
+"""
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mlff2d import slab
 from mlff2d.neighbors import neighbor_list
@@ -20,62 +29,172 @@ COLLAPSED = 0.5
 """Closer than this many times the sum of the covalent radii no two atoms are; N2 has 0.77."""
 
 _GAP_GROWTH = 1.0  # Å
+_SHIFTS = 512  # more than lattice vectors that any bond spans, so that numbers made of them differ
 
 
-def collapsed(atoms: Atoms, pbc: NDArray[np.bool_]) -> str:
+class Layer:
+    """A slab in one piece along its normal, and which of its atoms are near each other.
+
+    Parameters
+    ----------
+    atoms : in the form of `mlff2d.slab.canonical`; not to be changed afterwards
+    pbc : (3,) periodicity, False along the vacuum
+    """
+
+    def __init__(self, atoms: Atoms, pbc: NDArray[np.bool_]) -> None:
+        self.atoms = atoms
+        self.pbc = np.asarray(pbc, dtype=bool)
+
+    @cached_property
+    def contacts(self) -> Contacts:
+        """Pairs of atoms that may be bonded, those with periodic images in the plane included."""
+        return Contacts(self.atoms, self.pbc)
+
+    @cached_property
+    def normal(self) -> NDArray[np.floating]:
+        """(3,) unit normal."""
+        return slab.normal(self.atoms.cell.array, self.pbc)
+
+    @cached_property
+    def heights(self) -> NDArray[np.floating]:
+        """(N,) Å along the normal."""
+        return np.asarray(self.atoms.positions @ self.normal)
+
+    @property
+    def thickness(self) -> float:
+        """Å between the lowest and the highest nucleus."""
+        return float(np.ptp(self.heights))
+
+    @cached_property
+    def widest_gap(self) -> float:
+        """Å, the largest difference of heights of two atoms with none between them."""
+        return float(np.diff(np.sort(self.heights)).max(initial=0.0))
+
+
+class Contacts:
+    """Pairs of atoms closer than `BROKEN` times the sum of their covalent radii.
+
+    Attributes
+    ----------
+    i, j : (P,) atoms, each pair in both directions
+    shift : (P, 3) lattice vectors from the image of j in the cell to the one meant
+    distance : (P,) Å
+    ratio : (P,) distance over the sum of the radii
+    """
+
+    def __init__(self, atoms: Atoms, pbc: NDArray[np.bool_]) -> None:
+        radii = covalent_radii[atoms.numbers]
+        pos, cell = atoms.positions, atoms.cell.array
+        (i, j), shift = neighbor_list(pos, cell, pbc, 2 * BROKEN * float(radii.max()))
+        vectors = pos[j] - pos[i] + shift @ np.where(pbc[:, None], cell, 0.0)
+        distance = np.sqrt(np.einsum("px,px->p", vectors, vectors))
+        ratio = distance / (radii[i] + radii[j])
+        near = ratio < BROKEN
+        self.i, self.j, self.shift = i[near], j[near], shift[near]
+        self.distance, self.ratio = distance[near], ratio[near]
+        self._n_atoms = len(atoms)
+
+    def n_pieces(self, scale: float) -> int:
+        """Number of parts that pairs below `scale` join."""
+        near = self.ratio < scale
+        ones, n = np.ones(int(near.sum()), dtype=bool), self._n_atoms
+        graph = coo_array((ones, (self.i[near], self.j[near])), shape=(n, n))
+        return int(connected_components(graph, directed=False, return_labels=False))
+
+    def not_in(self, other: Contacts) -> NDArray[np.intp]:
+        """Places of the pairs that are surely bonded here and surely not in another geometry."""
+        theirs = np.sort(other._keys)
+        if not len(theirs):
+            return self._bonded
+        keys = self._keys[self._bonded]
+        place = np.minimum(np.searchsorted(theirs, keys), len(theirs) - 1)
+        return self._bonded[theirs[place] != keys]
+
+    @cached_property
+    def _bonded(self) -> NDArray[np.intp]:
+        """Places of the pairs that are surely bonded, of both directions one."""
+        # A bond of an atom to its own image has two directions too.
+        once = (self.i < self.j) | ((self.i == self.j) & (self._image > 0))
+        return np.flatnonzero((self.ratio < BONDED) & once)
+
+    @cached_property
+    def _image(self) -> NDArray[np.int64]:
+        """(P,) a number for each lattice vector, that of the opposite one negative."""
+        return self.shift @ np.array([_SHIFTS**2, _SHIFTS, 1])
+
+    @cached_property
+    def _keys(self) -> NDArray[np.int64]:
+        """(P,) a number for each pair of an atom and an image in the plane."""
+        return (self.i * self._n_atoms + self.j) * _SHIFTS**3 + self._image
+
+
+def collapsed(layer: Layer) -> str:
     """A sentence on the two atoms that fell onto each other, "" where none did."""
-    i, j, distance, ratio = _pairs(atoms, pbc, COLLAPSED)
-    if len(ratio) == 0:
+    contacts = layer.contacts
+    if contacts.ratio.min(initial=np.inf) >= COLLAPSED:
         return ""
-    k = int(np.argmin(ratio))
+    k = int(np.argmin(contacts.ratio))
+    i, j = contacts.i[k], contacts.j[k]
     return (
-        f"atoms {i[k]} ({atoms.symbols[i[k]]}) and {j[k]} ({atoms.symbols[j[k]]}) fell onto each "
-        f"other ({distance[k]:.2f} Å)"
+        f"atoms {i} ({layer.atoms.symbols[i]}) and {j} ({layer.atoms.symbols[j]}) fell onto each "
+        f"other ({contacts.distance[k]:.2f} Å)"
     )
 
 
-def detached(before: Atoms, after: Atoms, pbc: NDArray[np.bool_]) -> str:
+def detached(before: Layer, after: Layer) -> str:
     """A sentence on how a layer fell apart, "" where it did not.
 
     It did where bonds of the start are broken such that there are more pieces than before, or
-    where a vacuum opened inside it, as between the layers of a bilayer that drift apart. Both are
-    slabs in one piece along the normal.
+    where a vacuum opened inside it, as between the layers of a bilayer that drift apart.
     """
-    pieces_before = _count_pieces(before, pbc, BONDED)
-    pieces_after = _count_pieces(after, pbc, BROKEN)
-    if pieces_after > pieces_before:
-        return f"the layer fell into {pieces_after} pieces ({pieces_before} before)"
-    gap_before, gap_after = _widest_gap(before, pbc), _widest_gap(after, pbc)
+    if len(before.contacts.not_in(after.contacts)):
+        pieces = after.contacts.n_pieces(BROKEN), before.contacts.n_pieces(BONDED)
+        if pieces[0] > pieces[1]:
+            return f"the layer fell into {pieces[0]} pieces ({pieces[1]} before)"
+    gap_before, gap_after = before.widest_gap, after.widest_gap
     if gap_after > max(slab.MIN_VACUUM, gap_before + _GAP_GROWTH):
         return f"parts of the slab drifted {gap_after:.1f} Å apart ({gap_before:.1f} Å before)"
     return ""
 
 
-def _pairs(
-    atoms: Atoms, pbc: NDArray[np.bool_], scale: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.floating], NDArray[np.floating]]:
-    """Atoms i, j, distance in Å, and its ratio to the sum of radii, of pairs below `scale`."""
-    radii = covalent_radii[atoms.numbers]
-    cell = atoms.cell.array
-    (i, j), shift = neighbor_list(atoms.positions, cell, pbc, 2 * scale * float(radii.max()))
-    vectors = atoms.positions[j] - atoms.positions[i] + shift @ np.where(pbc[:, None], cell, 0.0)
-    distance = np.linalg.norm(vectors, axis=1)
-    ratio = distance / (radii[i] + radii[j])
-    near = ratio < scale
-    return i[near], j[near], distance[near], ratio[near]
+def merged(before: Layer, after: Layer, vacuum: NDArray[np.floating]) -> str:
+    """A sentence on how a layer bonded to its own image across the vacuum, "" where it did not.
+
+    `vacuum` is the third lattice vector (3,) as the structure was given, periodic or not. Where it
+    held no vacuum at the start it says nothing about images.
+    """
+    height = abs(float(vacuum @ before.normal))
+    if height - before.thickness < slab.MIN_VACUUM:
+        return ""
+    reach = 2 * BONDED * float(covalent_radii[after.atoms.numbers].max())
+    if height - after.thickness > reach:
+        return ""
+    stacked = after.atoms.copy()
+    axis = int(np.flatnonzero(~after.pbc)[0])
+    stacked.cell[axis] = vacuum
+    contacts = Contacts(stacked, np.ones(3, dtype=bool))
+    bonds = np.flatnonzero((contacts.ratio < BONDED) & (contacts.shift[:, axis] != 0))
+    if not len(bonds):
+        return ""
+    k = bonds[np.argmin(contacts.ratio[bonds])]
+    i, j = contacts.i[k], contacts.j[k]
+    return (
+        f"atom {i} ({after.atoms.symbols[i]}) is bonded to {j} ({after.atoms.symbols[j]}) of the "
+        f"layer's image across the vacuum ({contacts.distance[k]:.2f} Å); give the cell more vacuum"
+    )
 
 
-def _count_pieces(atoms: Atoms, pbc: NDArray[np.bool_], scale: float) -> int:
-    i, j, _, _ = _pairs(atoms, pbc, scale)
-    piece = np.arange(len(atoms))
-    while True:
-        lowest = piece.copy()
-        np.minimum.at(lowest, i, piece[j])
-        if np.array_equal(lowest, piece):
-            return len(np.unique(piece))
-        piece = lowest
-
-
-def _widest_gap(atoms: Atoms, pbc: NDArray[np.bool_]) -> float:
-    heights = np.sort(atoms.positions @ slab.normal(atoms.cell.array, pbc))
-    return float(np.diff(heights).max(initial=0.0))
+def recoordinated(before: Layer, after: Layer) -> str:
+    """A sentence on bonds that were made or broken, "" where none were."""
+    changes = []
+    for what, here, other in (
+        ("made", after.contacts, before.contacts),
+        ("broken", before.contacts, after.contacts),
+    ):
+        found = here.not_in(other)
+        if len(found):
+            symbols = before.atoms.symbols
+            i, j = here.i[found[0]], here.j[found[0]]
+            plural = f"{len(found)} bonds were" if len(found) > 1 else "a bond was"
+            changes.append(f"{plural} {what} ({symbols[i]} {i} and {symbols[j]} {j})")
+    return ", ".join(changes)

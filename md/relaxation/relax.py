@@ -1,227 +1,157 @@
-"""Relaxation of one slab: its atoms and its cell in the plane, never its vacuum."""
+"""Relaxation of one slab with ASE: its atoms and its cell in the plane, never its vacuum."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.optimize import FIRE
-from numpy.typing import NDArray
+from ase.optimize import FIRE, LBFGS
+from ase.optimize.optimize import Optimizer
 
-from mlff2d import slab
 from mlff2d.atoms import in_plane_virial
+from mlff2d.calculator import MLFF2DCalculator
 from mlff2d.errors import StructureError
 
-from ..lattice import lattice_type
-from ..slabs import require_slab
+from ..slabs import Slabs, one_slab, require_slab
+from . import cell as strain
+from . import lbfgs
 from .filters import InPlaneCellFilter
-from .guards import collapsed, detached
-
-Array = NDArray[np.floating]
-
-CONVERGED = "converged"
-MAX_STEPS = "max-steps"
-EXPLODED = "exploded"
-DETACHED = "detached"
-FAILED = "failed"
-STATUSES = (CONVERGED, MAX_STEPS, EXPLODED, DETACHED, FAILED)
-
-FMAX = 0.02
-"""eV/Å, the default threshold on the largest force on an atom."""
-
-SMAX = 0.05
-"""N/m, the default threshold on the in-plane stress: 0.0004 of strain in MoS2 (130 N/m)."""
-
-STEPS = 1000
-"""The default number of steps after which a relaxation gives up."""
-
-_RUNAWAY_FORCE = 100.0  # eV/Å, unless the start is a tenth as bad
-_RUNAWAY_STRETCH = 2.0
+from .outcome import Reached, judge, measure, runaways
+from .result import RelaxResult
+from .settings import DEFAULTS, RelaxSettings
 
 
-@dataclass(frozen=True)
-class RelaxResult:
-    """What a relaxation reached.
+def relax(atoms: Atoms, calculator: Any, settings: RelaxSettings = DEFAULTS) -> RelaxResult:
+    """Relax a slab with FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006) or L-BFGS.
 
-    Attributes
-    ----------
-    atoms : the last geometry with finite forces, its energy, forces and, where the cell has a
-        volume, stress attached; periodicity, vacuum vector and the image of each atom as given
-    status : "converged", "max-steps", "exploded" or "detached"
-    reason : a sentence where the status is not "converged", else ""
-    steps : steps taken
-    energy : eV
-    fmax : largest force on an atom in eV/Å
-    stress_2d : (3,) in-plane stress (xx, yy, xy) in N/m in the axes of `mlff2d.slab.plane_axes`;
-        NaN where the cell was fixed and the calculator gives no stress
-    smax : largest absolute principal value of the in-plane stress in N/m
-    area_before, area_after : Å² per atom
-    thickness : extent of the nuclei along the normal in Å
-    lattice_before, lattice_after : see `mlff2d.md.lattice`
-    """
-
-    atoms: Atoms
-    status: str
-    reason: str
-    steps: int
-    energy: float
-    fmax: float
-    stress_2d: Array
-    smax: float
-    area_before: float
-    area_after: float
-    thickness: float
-    lattice_before: str
-    lattice_after: str
-
-
-@dataclass(frozen=True)
-class _State:
-    step: int
-    pos: Array
-    cell: Array
-    energy: float
-    forces: Array
-    fmax: float
-    stress_2d: Array
-    smax: float
-    stress: Array | None
-
-
-def relax(
-    atoms: Atoms,
-    calculator: Any,
-    *,
-    fmax: float = FMAX,
-    smax: float = SMAX,
-    steps: int = STEPS,
-    fix_cell: bool = False,
-) -> RelaxResult:
-    """Relax a slab with FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006).
-
-    Converged means that at the geometry returned no atom has a force above `fmax` eV/Å and no
-    principal value of the in-plane stress is above `smax` N/m in size; the latter is not asked for
-    with `fix_cell`. The Atoms given are not changed, and the calculator may be used on many
-    structures in turn.
+    Converged means that at the geometry returned forces and stress are below the thresholds of the
+    settings, and that it is still the layer given; see `STATUSES` for what else may come. The Atoms
+    given are not changed, and the calculator may be used on many structures in turn. Only
+    `MLFF2DCalculator` in float32 has something to polish; where the steps do not suffice for that,
+    the status says so.
 
     Raises StructureError for a structure that is not a slab or that the calculator refuses as it
-    stands; what goes wrong on the way is a status.
+    stands, and for settings that it contradicts; what goes wrong on the way is a status.
     """
     canonical = require_slab(atoms)
     working = atoms.copy()
-    working.positions = canonical.pos
-    working.pbc = canonical.pbc
-    start = working.copy()
+    working.positions, working.pbc = canonical.pos, canonical.pbc
     calculator.reset()
     working.calc = calculator
-    movable = working if fix_cell else InPlaneCellFilter(working)
-    first = state = _measure(working, 0, fix_cell)
-    status, reason = MAX_STEPS, ""
-    try:
-        # The optimiser's own criterion mixes units; it is switched off and ours decides.
-        for step, _ in enumerate(FIRE(movable, logfile=None).irun(fmax=0.0, steps=steps)):
-            state = _measure(working, step, fix_cell)
-            reason = _runaway(first, state, canonical.pbc)
-            if reason:
-                status = EXPLODED
-                break
-            if state.fmax <= fmax and (fix_cell or state.smax <= smax):
-                status = CONVERGED
-                break
-    except (StructureError, np.linalg.LinAlgError) as error:
-        status, reason = EXPLODED, f"after {state.step} steps {error}"
-    final = start.copy()
-    final.cell, final.positions = state.cell, state.pos
-    if status != EXPLODED:
-        if fell := collapsed(final, canonical.pbc):
-            status, reason = EXPLODED, fell
-        elif apart := detached(start, final, canonical.pbc):
-            status, reason = DETACHED, apart
-        elif status == MAX_STEPS:
-            reason = f"not converged after {state.step} steps; give it more steps"
-    return _result(atoms, start, final, canonical.pbc, state, status, reason)
+    descent = _Descent(working, settings)
+    if settings.polish and _is_single(calculator):
+        reached = descent.run(settings.before_polish())
+        if reached.met:
+            working.calc = MLFF2DCalculator(
+                calculator.potential, device=str(calculator.device), dtype="float64"
+            )
+            reached = descent.run(settings)
+    else:
+        reached = descent.run(settings)
+    return judge(atoms, replace(reached, symmetrized=descent.symmetrized))
 
 
-def _measure(atoms: Atoms, step: int, fix_cell: bool) -> _State:
-    """The state of the atoms; StructureError where the calculator refuses or returns NaN."""
-    energy = float(atoms.get_potential_energy())
-    forces = atoms.get_forces()
-    try:
-        virial = in_plane_virial(atoms)
-    except StructureError:
-        if not fix_cell:
-            raise
-        virial = np.full((3, 3), np.nan)
-    if not np.isfinite(energy) or not np.isfinite(forces).all():
-        raise StructureError("the calculator returned NaN or infinity")
-    if not (fix_cell or np.isfinite(virial).all()):
-        raise StructureError("the calculator returned a stress that is NaN or infinite")
-    xx, yy, xy = slab.stress_2d(virial, atoms.cell.array, atoms.pbc)
-    # Of the principal values (xx + yy)/2 ± r the one farther from zero; no choice of axes enters.
-    smax = abs(xx + yy) / 2 + np.hypot((xx - yy) / 2, xy)
-    volume = abs(np.linalg.det(atoms.cell.array))
-    return _State(
-        step=step,
-        pos=atoms.positions.copy(),
-        cell=atoms.cell.array.copy(),
-        energy=energy,
-        forces=forces,
-        fmax=float(np.linalg.norm(forces, axis=1).max()),
-        stress_2d=np.array([xx, yy, xy]),
-        smax=float(smax),
-        stress=virial / volume if volume > 1e-6 else None,
-    )
+def _is_single(calculator: Any) -> bool:
+    return isinstance(calculator, MLFF2DCalculator) and calculator.dtype != torch.float64
 
 
-def _runaway(first: _State, state: _State, pbc: NDArray[np.bool_]) -> str:
-    """A sentence where a relaxation has left all bounds, else ""."""
-    if state.fmax > max(_RUNAWAY_FORCE, 10 * first.fmax):
-        return f"a force grew to {state.fmax:.0f} eV/Å after {state.step} steps"
-    before, now = (c[pbc] @ c[pbc].T for c in (first.cell, state.cell))
-    stretches = np.sqrt(np.abs(np.linalg.eigvals(np.linalg.solve(before, now))))
-    if stretches.max() > _RUNAWAY_STRETCH or stretches.min() < 1 / _RUNAWAY_STRETCH:
-        return (
-            f"the cell was stretched to {stretches.min():.2f} and {stretches.max():.2f} times "
-            f"itself after {state.step} steps"
+class _LBFGS(LBFGS):
+    """ASE's, which forgets a step along which the energy does not curve up; see `lbfgs`."""
+
+    def update(self, *args: Any) -> None:
+        with np.errstate(divide="ignore"):  # it may be at rest
+            super().update(*args)
+        history: Any = getattr(self, "state", self)  # where it is depends on the version of ASE
+        if history.rho and not 0 < history.rho[-1] < np.inf:
+            history.rho[-1] = 0.0
+
+
+class _Descent:
+    """The way down of one slab in canonical form, with its calculator.
+
+    Raises StructureError where it cannot begin.
+    """
+
+    def __init__(self, atoms: Atoms, settings: RelaxSettings) -> None:
+        self._atoms = atoms
+        self._movable: Atoms | InPlaneCellFilter = atoms
+        self.symmetrized = 0.0
+        self._basis = torch.zeros(1, strain.N_COORDINATES, 2, 2, dtype=torch.float64)
+        # With a fixed cell and no symmetry ASE keeps every constraint without our help.
+        if settings.cell != "fixed" or settings.symmetry:
+            movable = InPlaneCellFilter(atoms, settings.cell, settings.pressure, settings.symmetry)
+            self._movable = movable
+            self.symmetrized, self._basis = movable.symmetrized, movable.basis
+        free = atoms.copy()
+        free.set_constraint()
+        self._start: Slabs = one_slab(free, key=0)
+        self._axes = strain.plane_axes(self._start.cell, self._start.pbc)
+        self._last = self._measured(0, settings)
+        self._first_fmax = torch.tensor([self._last.fmax], dtype=torch.float64)
+
+    def run(self, settings: RelaxSettings) -> Reached:
+        """Go on until it is done, one way or another; the steps of an earlier run count."""
+        taken = self._last.steps
+        try:
+            # The optimiser's own criterion mixes units; it is switched off and ours decides.
+            way = self._optimizer(settings).irun(fmax=0.0, steps=settings.steps - taken)
+            for step, _ in enumerate(way, start=taken):
+                self._last = self._measured(step, settings)
+                if self._last.met or self._last.trouble:
+                    break
+        except StructureError as error:
+            self._last = replace(self._last, met=False, trouble=str(error))
+        return self._last
+
+    def _optimizer(self, settings: RelaxSettings) -> Optimizer:
+        if settings.optimizer == "lbfgs":
+            return _LBFGS(self._movable, logfile=None, memory=lbfgs.MEMORY)  # type: ignore[arg-type]
+        return FIRE(self._movable, logfile=None)
+
+    def _measured(self, step: int, settings: RelaxSettings) -> Reached:
+        """Where it is; StructureError where the calculator refuses or returns NaN."""
+        atoms = self._atoms
+        energy = float(atoms.get_potential_energy())
+        forces = atoms.get_forces(apply_constraint=False)
+        free = forces.copy()
+        for constraint in atoms.constraints:
+            constraint.adjust_forces(atoms, free)
+        try:
+            virial = in_plane_virial(atoms)
+        except StructureError:
+            if settings.cell != "fixed":
+                raise
+            virial = np.full((3, 3), np.nan)
+        if not np.isfinite(energy) or not np.isfinite(forces).all():
+            raise StructureError("the calculator returned NaN or infinity")
+        if settings.cell != "fixed" and not np.isfinite(virial).all():
+            raise StructureError("the calculator returned a stress that is NaN or infinite")
+        slabs = self._start.moved(
+            torch.from_numpy(atoms.positions.copy()),
+            torch.from_numpy(atoms.cell.array.copy())[None],
         )
-    return ""
-
-
-def _result(
-    atoms: Atoms,
-    start: Atoms,
-    final: Atoms,
-    pbc: NDArray[np.bool_],
-    state: _State,
-    status: str,
-    reason: str,
-) -> RelaxResult:
-    returned = atoms.copy()
-    cell = atoms.cell.array.copy()
-    cell[pbc] = state.cell[pbc]
-    returned.set_cell(cell, apply_constraint=False)
-    offset = atoms.positions - start.positions
-    returned.set_positions(state.pos + offset, apply_constraint=False)
-    results: dict[str, Any] = {"energy": state.energy, "forces": state.forces}
-    if state.stress is not None and np.isfinite(state.stress).all():
-        results["stress"] = state.stress.ravel()[[0, 4, 8, 5, 2, 1]]
-    returned.calc = SinglePointCalculator(returned, **results)
-    n_atoms = len(atoms)
-    return RelaxResult(
-        atoms=returned,
-        status=status,
-        reason=reason,
-        steps=state.step,
-        energy=state.energy,
-        fmax=state.fmax,
-        stress_2d=state.stress_2d,
-        smax=state.smax,
-        area_before=slab.area(start.cell.array, pbc) / n_atoms,
-        area_after=slab.area(final.cell.array, pbc) / n_atoms,
-        thickness=slab.thickness(final.positions, final.cell.array, pbc),
-        lattice_before=lattice_type(start),
-        lattice_after=lattice_type(final),
-    )
+        found = measure(
+            slabs,
+            torch.from_numpy(free),
+            torch.from_numpy(virial)[None],
+            self._axes,
+            self._basis,
+            settings,
+        )
+        first_fmax = found.fmax if step == 0 else self._first_fmax
+        trouble = runaways(first_fmax, found.fmax, self._start.cell, slabs)
+        return Reached(
+            steps=step,
+            pos=slabs.pos.numpy(),
+            cell=slabs.cell[0].numpy(),
+            energy=energy,
+            forces=forces,
+            virial=virial,
+            fmax=float(found.fmax),
+            smax=float(found.smax),
+            met=bool(found.met),
+            trouble=trouble.get(0, ""),
+        )

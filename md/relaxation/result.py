@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from ase import Atoms
 from numpy.typing import NDArray
+
+# The help of `mlff2d relax` lists the statuses and must not wait for ASE.
+if TYPE_CHECKING:
+    from ase import Atoms
 
 Array = NDArray[np.floating]
 
@@ -51,7 +55,10 @@ class RelaxResult:
         principal value of the in-plane stress
     area_before, area_after : Å² per atom
     thickness : extent of the nuclei along the normal in Å
-    layer_group_before, layer_group_after : number, 0 where none was found
+    symmetrized : Å, the farthest that an atom was moved before the first step to make the start
+        symmetric; 0 where that was not asked for
+    layer_group_before, layer_group_after : number, 0 where none was found, or looked for: of an
+        exploded layer and of more than `mlff2d.md.relaxation.outcome.MAX_ATOMS` atoms
     lattice_before, lattice_after : see `mlff2d.md.lattice`
     """
 
@@ -67,6 +74,7 @@ class RelaxResult:
     area_before: float
     area_after: float
     thickness: float
+    symmetrized: float
     layer_group_before: int
     layer_group_after: int
     lattice_before: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CELLS = {
     "full": "both lattice vectors in the plane",
@@ -16,8 +16,14 @@ CELLS = {
 
 OPTIMIZERS = {
     "fire": "FIRE, as ASE's with its defaults",
-    "lbfgs": "L-BFGS, as ASE's with its defaults but a shorter memory",
+    "lbfgs": "L-BFGS, as ASE's with its defaults but a shorter memory, and downhill only",
 }
+
+FLOAT32_FMAX = 0.005
+"""eV/Å, what a relaxation in float32 reaches whatever the size of the structure."""
+
+FLOAT32_SMAX = 0.01
+"""N/m, the same of the stress."""
 
 
 @dataclass(frozen=True)
@@ -64,3 +70,15 @@ class RelaxSettings:
             raise ValueError(
                 f"a pressure does nothing with the cell {self.cell!r}: leave one of them out"
             )
+
+    def before_polish(self) -> RelaxSettings:
+        """What is asked of float32 before float64 takes over: no more than it can resolve."""
+        return replace(
+            self,
+            fmax=max(self.fmax, FLOAT32_FMAX),
+            smax=max(self.smax, FLOAT32_SMAX),
+            polish=False,
+        )
+
+
+DEFAULTS = RelaxSettings()

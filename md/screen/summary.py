@@ -1,101 +1,81 @@
-"""What `mlff2d relax` shows in the terminal: a bar while it runs, a table at its end."""
+"""What `mlff2d relax` says at its end."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from ..relaxation.relax import CONVERGED, FAILED, STATUSES
-from .relax_file import Row
+from ..relaxation.result import CONVERGED, FAILED, STATUSES
+from .row import Row
 
 _REASONS_SHOWN = 10
 
 
-class RelaxProgress:
-    """A progress bar on stderr; a context manager whose `update` is called after each row."""
+class Summary:
+    """How many structures ended how; it keeps no rows but the first odd ones.
+
+    Attributes
+    ----------
+    n_rows : structures so far
+    """
 
     def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("relaxing"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[last]}"),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task("", total=None, last="reading")
+        self.n_rows = 0
+        self._count: Counter[str] = Counter()
+        self._steps: dict[str, list[int]] = defaultdict(list)
+        self._stretch: dict[str, list[float]] = defaultdict(list)
+        self._lattices_changed = 0
+        self._odd: list[Row] = []
 
-    def __enter__(self) -> RelaxProgress:
-        self._bar.start()
-        return self
+    def add(self, row: Row) -> None:
+        """One more structure."""
+        self.n_rows += 1
+        self._count[row.status] += 1
+        if row.steps:
+            self._steps[row.status].append(int(row.steps))
+        if row.area_after:
+            change = abs(float(row.area_after) / float(row.area_before) - 1)
+            self._stretch[row.status].append(change)
+        self._lattices_changed += row.lattice_changed == "True"
+        if row.status != CONVERGED and len(self._odd) < _REASONS_SHOWN:
+            self._odd.append(row)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+    def print(self, outputs: Sequence[Path]) -> None:
+        """Print the counts, why structures did not converge, and where everything is."""
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(self._table())
+        for status, meaning in STATUSES.items():
+            if self._count[status]:
+                console.print(f"{status + ':':11} {meaning}")
+        console.print(f"Lattice type changed in {self._lattices_changed} of {self.n_rows}")
+        for row in self._odd:
+            # The reason of a failure names its structure itself.
+            name = "" if row.status == FAILED else f"{row.index} {row.formula}: "
+            console.print(f"  {row.status}: {escape(name + row.reason)}")
+        more = self.n_rows - self._count[CONVERGED] - len(self._odd)
+        if more:
+            console.print(f"  and {more} more, see the table")
+        for what, path in zip(("Structures:", "Table:"), outputs, strict=True):
+            console.print(f"{what:11} {escape(str(path))}")
 
-    def update(self, row: Row | None, done: int, total: int) -> None:
-        """Show how many rows there are, and what became of the last."""
-        last = f"{row.formula} {row.status}" if row else ""
-        self._bar.update(self._task, completed=done, total=total, last=last)
-        if row is None and done:
-            self._bar.console.print(f"Going on behind the {done} structures already finished.")
-
-
-def print_summary(rows: Sequence[dict[str, str]], frames: Path) -> None:
-    """Print how many structures ended how, why those did that did not converge, and the files."""
-    console = Console(highlight=False, soft_wrap=True)
-    count = Counter(row["status"] for row in rows)
-    table = Table(title=f"{len(rows)} structures")
-    for heading in ("status", "structures", "share", "median steps", "median |area change|"):
-        table.add_column(heading, justify="left" if heading == "status" else "right")
-    for status in STATUSES:
-        if count[status]:
-            chosen = [row for row in rows if row["status"] == status]
-            share = f"{100 * count[status] / len(rows):.1f} %"
-            table.add_row(status, str(count[status]), share, _steps(chosen), _area_change(chosen))
-    console.print(table)
-    changed = sum(row["lattice_changed"] == "True" for row in rows)
-    console.print(f"Lattice type changed: {changed} of {len(rows)}")
-    odd = [row for row in rows if row["status"] != CONVERGED]
-    for row in odd[:_REASONS_SHOWN]:
-        # The reason of a failure names its structure itself.
-        name = "" if row["status"] == FAILED else f"{row['index']} {row['formula']}: "
-        console.print(f"  {row['status']}: {escape(name + row['reason'])}")
-    if len(odd) > _REASONS_SHOWN:
-        console.print(f"  and {len(odd) - _REASONS_SHOWN} more, see the table")
-    console.print(f"Structures: {escape(str(frames))}")
-    console.print(f"Table:      {escape(str(frames.with_suffix('.csv')))}")
-
-
-def _steps(rows: Sequence[dict[str, str]]) -> str:
-    steps = [int(row["steps"]) for row in rows if row["steps"]]
-    return f"{median(steps):.0f}" if steps else ""
-
-
-def _area_change(rows: Sequence[dict[str, str]]) -> str:
-    changes = [
-        abs(float(row["area_after"]) / float(row["area_before"]) - 1)
-        for row in rows
-        if row["area_after"]
-    ]
-    return f"{100 * median(changes):.2f} %" if changes else ""
+    def _table(self) -> Table:
+        table = Table(title=f"{self.n_rows} structures")
+        for heading in ("status", "structures", "share", "median steps", "median |area change|"):
+            table.add_column(heading, justify="left" if heading == "status" else "right")
+        for status in STATUSES:
+            if self._count[status]:
+                steps, stretch = self._steps[status], self._stretch[status]
+                table.add_row(
+                    status,
+                    str(self._count[status]),
+                    f"{100 * self._count[status] / self.n_rows:.1f} %",
+                    f"{median(steps):.0f}" if steps else "",
+                    f"{100 * median(stretch):.2f} %" if stretch else "",
+                )
+        return table

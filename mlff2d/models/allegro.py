@@ -128,6 +128,7 @@ class Allegro(EnergyModel):
         super().__init__()
         self.config = config
         self.cutoff = float(config.cutoff)
+        self.n_hops = 1
         scalars, channels = config.scalar_channels, config.tensor_channels
         n_weights = channels * (config.l_max + 1)
         self.element_index = ElementIndex(config.elements)

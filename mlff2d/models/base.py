@@ -35,6 +35,8 @@ class EnergyModel(nn.Module, ABC):
     is_local
         Whether an atom feels only what is near. Only then the energy of two parts far from each
         other is the sum of theirs.
+    n_hops
+        Edges on the way from an atom to the farthest that it feels; None where it may feel all.
     allows_bf16
         Whether `features` has been seen to learn as well in bfloat16.
     autocast
@@ -48,6 +50,7 @@ class EnergyModel(nn.Module, ABC):
     config: Any
     cutoff: float
     n_features: int
+    n_hops: int | None = None
     state: tuple[str, ...] = ()
     readout: nn.Module
     autocast: torch.dtype | None = None

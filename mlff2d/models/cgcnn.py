@@ -150,6 +150,7 @@ class CGCNN(EnergyModel):
         super().__init__()
         self.config = config
         self.cutoff = float(config.cutoff)
+        self.n_hops = config.n_convolutions
         self.n_features = c = config.channels
         self.embedding = AtomEmbedding(config.atom_features, config.elements, c)
         spacing = self.cutoff / (config.n_gaussians - 1)

@@ -157,6 +157,9 @@ class M3GNet(EnergyModel):
         super().__init__()
         self.config = config
         self.cutoff = float(config.cutoff)
+        # What a neighbour sends knows that neighbour's own neighbours.
+        seen_from_receiver = config.threebody_center == "receiver"
+        self.n_hops = config.n_blocks if seen_from_receiver else 2 * config.n_blocks + 1
         self.n_features = c = config.channels
         self.element_index = ElementIndex(config.elements)
         self.embedding = nn.Embedding(len(config.elements), c)

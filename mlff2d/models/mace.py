@@ -196,6 +196,7 @@ class MACE(EnergyModel):
         super().__init__()
         self.config = config
         self.cutoff = float(config.cutoff)
+        self.n_hops = config.n_layers
         channels = config.channels
         self.n_features = config.n_layers * channels
         self.element_index = ElementIndex(config.elements)

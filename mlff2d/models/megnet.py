@@ -277,7 +277,7 @@ class MEGNet(EnergyModel):
         features = Features(
             atoms=self.atom_encoder(self.embedding(self.element_index(graph.z))),
             edges=self.edge_encoder(self.gaussians(r)),
-            state=self._first_state(graph),
+            state=self._first_state(graph, r.dtype),
         )
         for block in self.blocks:
             features = block(features, weights, graph)
@@ -285,10 +285,10 @@ class MEGNet(EnergyModel):
             return torch.cat([features.atoms, features.state.index_select(0, graph.batch)], -1)
         return self._read(features, weights, graph).index_select(0, graph.batch)
 
-    def _first_state(self, graph: Graph) -> Tensor:
+    def _first_state(self, graph: Graph, dtype: torch.dtype) -> Tensor:
         if self.state_encoder is None:
             return self.first_state.expand(graph.n_structures, -1)
-        return self.state_encoder(graph.state)
+        return self.state_encoder(graph.state.to(dtype))
 
     def _weights(self, r: Tensor, graph: Graph) -> Weights:
         n_atoms = graph.atoms_per_structure().unsqueeze(-1).to(r.dtype)

@@ -218,6 +218,7 @@ class NequIP(EnergyModel):
         super().__init__()
         self.config = config
         self.cutoff = float(config.cutoff)
+        self.n_hops = config.n_layers
         outputs = config.layer_irreps()
         self.n_features = n_scalars = outputs[-1][0].mul
         n_embedding = config.embedding_channels or n_scalars

@@ -126,6 +126,7 @@ class SchNet(EnergyModel):
         super().__init__()
         self.config = config
         self.cutoff = float(config.cutoff)
+        self.n_hops = config.n_blocks
         self.n_features = c = config.channels
         self.element_index = ElementIndex(config.elements)
         self.embedding = nn.Embedding(len(config.elements), c)

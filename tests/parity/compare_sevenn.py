@@ -21,6 +21,7 @@ from mlff2d.atoms import to_graph
 from mlff2d.calculator import MLFF2DCalculator
 from mlff2d.importers import sevennet
 from mlff2d.md.relaxation.relax import relax
+from mlff2d.md.relaxation.settings import RelaxSettings
 from mlff2d.potential import Potential
 from tests.parity.shared_structures import shared_structures
 
@@ -46,7 +47,7 @@ def lattice_constant(potential: Potential) -> float:
     """Of a monolayer of 1H-MoS2 in Å, relaxed in the plane."""
     atoms = mx2("MoS2", vacuum=7.5)
     calculator = MLFF2DCalculator(potential, dtype="float64")
-    result = relax(atoms, calculator, fmax=1e-4, smax=1e-4)
+    result = relax(atoms, calculator, RelaxSettings(fmax=1e-4, smax=1e-4))
     assert result.status == "converged"
     return float(result.atoms.cell.lengths()[0])
 

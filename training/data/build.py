@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from mlff2d.atoms import symbols
+from mlff2d.dataset_file import is_hdf5
 from mlff2d.errors import StructureError
 
 from ..console import make_console
 from .convert import convert
 from .frames import Frames
 from .record import Keys
-from .store import ConversionSummary, is_hdf5
+from .store import ConversionSummary
 
 _BLOCK = 65536  # structures whose elements are looked at together
 

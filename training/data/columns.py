@@ -14,30 +14,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mlff2d.dataset_file import NAMES, PER_ATOM
 from mlff2d.slab import batched_projector, complete_cell, stress_2d
 from mlff2d.units import EV_PER_ANGSTROM3_IN_GPA
 
 from .record import Record
 
 Columns = dict[str, NDArray[Any]]
-
-# Name, shape behind the leading axis, and type. Those a batch reads from the file:
-PER_ATOM = (("z", (), "u1"), ("pos", (3,), "f8"), ("forces", (3,), "f4"))
-PER_STRUCTURE = (("cell", (3, 3), "f8"), ("pbc", (3,), "?"), ("virial", (3, 3), "f8"))
-# Those that are small enough to be held in memory for every structure:
-SCALARS = (
-    ("energy", (), "f8"),
-    ("target", (), "f8"),
-    ("frame", (), "i4"),
-    ("source", (), "i4"),
-    ("layer_group", (), "u1"),
-    ("fingerprint", (), "u8"),
-    ("max_force", (), "f4"),
-    ("stress_2d", (3,), "f8"),
-    ("max_stress_kbar", (), "f8"),
-)
-# Strings, in the file as codes into a table of names:
-NAMES = ("material", "trajectory")
 
 _RESOLUTION = 1e-4  # Å, of the fingerprint
 # Rounding must not cut where coordinates of a text file lie, at multiples of a power of ten.

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlff2d.dataset_file import FORMAT, is_hdf5
 from mlff2d.errors import StructureError
 
 from ..console import make_console, watched
@@ -19,7 +20,7 @@ from .parts import Parts
 from .progress import reading
 from .readers import iter_records, source_files
 from .record import Keys, Record, Rejected
-from .store import FORMAT, ConversionSummary, is_hdf5, read_head, writing
+from .store import ConversionSummary, read_head, writing
 
 _CHUNK = 1024  # structures in a piece, at most
 _SECONDS = 30  # of reading that a piece is, at most

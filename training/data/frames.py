@@ -15,10 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from mlff2d.dataset_file import PER_ATOM, PER_STRUCTURE, open_store
 from mlff2d.neighbors import neighbor_list
-
-from .columns import PER_ATOM, PER_STRUCTURE
-from .store import open_store
 
 Ids = Sequence[int] | NDArray[np.int64]
 Arrays = dict[str, NDArray[Any]]

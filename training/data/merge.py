@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlff2d import checkpoint
+from mlff2d.dataset_file import NAMES, PER_ATOM, PER_STRUCTURE, SCALARS, is_hdf5
 from mlff2d.errors import StructureError
 from mlff2d.models import build_model
 
@@ -17,12 +18,12 @@ from ..console import make_console, watched
 from ..sections import Config
 from .build import print_summary, refuse_existing
 from .choice import choose_frames
-from .columns import NAMES, PER_ATOM, PER_STRUCTURE, SCALARS, Columns
+from .columns import Columns
 from .convert import open_sources
 from .dataset import Dataset
 from .references import isolated_atoms
 from .splits import names_of
-from .store import ConversionSummary, is_hdf5, read_head, writing
+from .store import ConversionSummary, read_head, writing
 
 CUTOFF = 5.0
 """Å, where no config says, for what is asked of neighbours."""

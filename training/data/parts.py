@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from mlff2d.errors import StructureError
+from mlff2d.files import naming
 
 from ..console import make_console
-from ..files import naming
 from .columns import Columns
 
 try:

@@ -1,7 +1,7 @@
-"""The HDF5 file of labelled structures: made, extended, opened, and refused where it is none.
+"""The HDF5 file of labelled structures: made, extended, and what stands at its head.
 
-The atoms of all structures follow each other; `offset` (S + 1,) says where each begins. Chunks are
-not compressed, so that HDF5 reads the rows of one structure out of a chunk and not all of it.
+Its layout is that of `mlff2d.dataset_file`. Chunks are not compressed, so that HDF5 reads the rows
+of one structure out of a chunk and not all of it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mlff2d.errors import StructureError
+from mlff2d.dataset_file import (
+    FORMAT,
+    KIND,
+    NAMES,
+    PER_ATOM,
+    PER_STRUCTURE,
+    SCALARS,
+    opened,
+)
+from mlff2d.files import naming
 
-from ..files import naming
-from .columns import NAMES, PER_ATOM, PER_STRUCTURE, SCALARS, Columns
+from .columns import Columns
 from .record import Keys, Rejected
-
-FORMAT = 3
-"""Raised when the content of the file changes, so that files of before are not used."""
 
 _ROWS = 2048  # in an HDF5 chunk; the speed of reading hardly depends on it
 _SPARE = 2_000_000  # bytes; what chunks that are not full and the head take
-_KIND = "mlff2d labelled structures"
 
 
 @dataclass
@@ -121,7 +125,7 @@ class StoreWriter:
             names = [name_ for _, name_ in codes]
             self._file.create_dataset(f"{name}_names", data=names, dtype=text)
         head = {
-            "kind": _KIND,
+            "kind": KIND,
             "format": FORMAT,
             "keys": json.dumps(asdict(keys)),
             "sources": json.dumps(sources),
@@ -176,65 +180,6 @@ class Head:
     summary: ConversionSummary
     content: str
     n_frames: int
-
-
-def is_hdf5(path: Path) -> bool:
-    """Whether a file is of this kind by its first bytes, whatever it holds."""
-    try:
-        return path.is_file() and bool(h5py.is_hdf5(path))
-    except OSError:
-        return False
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """The HDF5 file, read only. Raises StructureError where it is none of ours, or broken."""
-    file = open_store(path)
-    try:
-        yield file
-    finally:
-        file.close()
-
-
-def open_store(path: Path) -> h5py.File:
-    """The HDF5 file, to be closed by the caller; raises StructureError as `opened` does."""
-    try:
-        # Without a cache of chunks HDF5 reads only the rows that are asked for.
-        file = h5py.File(path, "r", rdcc_nbytes=0, locking=False)
-    except FileNotFoundError:
-        raise StructureError(f"{path}: there is no such data file.") from None
-    except PermissionError:
-        raise StructureError(f"{path}: there is no permission to read it.") from None
-    except OSError as error:
-        raise StructureError(
-            f"{path}: the HDF5 file is damaged ({_reason(error)}); delete it, so that a training "
-            "or mlff2d data build makes it anew."
-        ) from error
-    fault = _fault(file)
-    if fault:
-        file.close()
-        raise StructureError(f"{path}: {fault}")
-    return file
-
-
-def _fault(file: h5py.File) -> str:
-    """What makes a readable HDF5 file unusable, or nothing."""
-    build = "make one with mlff2d data build."
-    if "sources" in file.attrs and "format" not in file.attrs:
-        return f"the file was written by an older version of mlff2d; {build}"
-    if file.attrs.get("kind") != _KIND:
-        return f"this HDF5 file holds no structures of mlff2d; {build}"
-    if file.attrs["format"] != FORMAT:
-        return (
-            f"the file has format {file.attrs['format']}, and this version of mlff2d reads "
-            f"{FORMAT}; {build}"
-        )
-    return ""
-
-
-def _reason(error: OSError) -> str:
-    text = " ".join(str(error).split())
-    return text.partition("(")[2].rstrip(")") or text
 
 
 def read_head(path: Path) -> Head:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .evaluate import Options
 
 relaxer: Callable[..., Any] | None = None
-"""What relaxes a structure, `mlff2d.md.relaxation.relax.relax`: the program puts it here, as this
-package and md do not know each other."""
+"""What relaxes structures, `mlff2d.md.relaxation.batch.relax_many`: the program puts it here, as
+this package and md do not know each other."""
 
 DESCRIPTION = """\
 Judge a model on data with energies, forces and stress, or with the property that it predicts. On

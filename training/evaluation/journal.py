@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 CONVERGED, FAILED = "converged", "failed"
-"""Of the statuses of a relaxation, that which counts and that where none could begin."""
+"""Of the statuses of a relaxation, the usual one and that where none could begin."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,17 @@ class Relaxed:
     ----------
     status, reason, steps : see `mlff2d.md.relaxation.result`; "failed" where it could not
         begin
+    met : whether forces and stress came below their thresholds, which is what counts here: such a
+        structure may be another layer than before ("rebuilt")
     energy_start, energy : eV/atom before and after
     area : |a × b| / N in Å²/atom
     a, b : lengths of the lattice vectors in the plane, Å
     thickness : extent of the nuclei along the normal, Å
-    seconds : that it took
+    seconds : since the one before was done, so that their sum is the time that all took
     """
 
     status: str
+    met: bool
     reason: str = ""
     steps: int = 0
     energy_start: float = float("nan")
@@ -62,9 +65,12 @@ class Journal:
         """A digest of all that a relaxation depends on."""
         return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
-    def get(self, key: str) -> Relaxed | None:
-        """A relaxation that is finished, or None."""
-        return self._rows.get(key)
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __getitem__(self, key: str) -> Relaxed:
+        """A relaxation that is finished."""
+        return self._rows[key]
 
     def add(self, key: str, model: str, structure: str, result: Relaxed) -> None:
         """Keep a finished relaxation; model and structure are for people who read the file."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from ..files import write_text
+from mlff2d.files import write_text
+
 from .direct import Section
 from .plots import Plot
 from .tables import Table

@@ -8,16 +8,19 @@ Axis: S structures.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlff2d.calculator import MLFF2DCalculator
+from mlff2d.atoms import to_graph
 from mlff2d.errors import StructureError
 from mlff2d.potential import Potential
 
@@ -52,10 +55,11 @@ Array = NDArray[np.float64]
 
 
 class RelaxResult(Protocol):
-    """What a relaxer says; see `mlff2d.md.relaxation.relax.RelaxResult`."""
+    """What a relaxer says; see `mlff2d.md.relaxation.result.RelaxResult`."""
 
     atoms: Atoms
     status: str
+    met: bool
     reason: str
     steps: int
     energy: float
@@ -64,11 +68,20 @@ class RelaxResult(Protocol):
 
 
 class Relaxer(Protocol):
-    """Relaxes one structure, such as `mlff2d.md.relaxation.relax.relax`."""
+    """Relaxes structures, such as `mlff2d.md.relaxation.batch.relax_many`.
+
+    The number of each and what became of it, in the order in which they are done.
+    """
 
     def __call__(
-        self, atoms: Atoms, calculator: Any, *, fmax: float, smax: float, steps: int
-    ) -> RelaxResult: ...
+        self,
+        structures: Sequence[Atoms],
+        potential: Potential,
+        *,
+        fmax: float,
+        smax: float,
+        steps: int,
+    ) -> Iterator[tuple[int, RelaxResult | StructureError]]: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,7 @@ class Settings:
 
     Attributes
     ----------
-    relaxer : does it
+    relaxer : does it, all of them together
     fmax, smax, steps : thresholds in eV/Å and N/m, and when it gives up
     limit : of the starts so many are taken, drawn by the names of their trajectories; None for all
     reference_fmax : eV/Å; largest force component of a frame of the data that counts as relaxed
@@ -130,9 +143,9 @@ def judge_relaxed(
     population = Population(data, starts)
     named = {f"{reference.name} (reference)": truth} if reference is not None else {}
     tables = [_status_table(named | found)]
-    good = np.array([r.status == CONVERGED for r in truth])
+    good = np.array([r.met for r in truth])
     for rows in found.values():
-        good &= [r.status == CONVERGED for r in rows]
+        good &= [r.met for r in rows]
     lines.append(
         f"{int(good.sum()):,} of {len(starts):,} structures are compared: those that the reference "
         "and every model relaxed. Those that did not converge are in the first table alone."
@@ -162,67 +175,92 @@ def _relax_all(
 ) -> list[Relaxed]:
     """A relaxation of each start, those of the journal not again."""
     state = model.potential.model.state
-    device = str(next(model.potential.parameters()).device)
-    calculator = MLFF2DCalculator(model.potential, device=device, dtype=settings.dtype)
+    structures = [structure(data, s, state) for s in starts.tolist()]
     thresholds = [settings.fmax, settings.smax, settings.steps, settings.dtype]
-    results = []
-    for s in watched(starts.tolist(), f"relaxing with {model.name}", len(starts)):
-        atoms = structure(data, s, state)
+    keys = []
+    for atoms in structures:
         geometry = [atoms.numbers.tolist(), atoms.positions.tolist(), atoms.cell.tolist()]
-        key = Journal.key(model.sha256, thresholds, geometry, list(atoms.info.values()))
-        result = journal.get(key)
-        if result is None:
-            result = _relax_one(atoms, calculator, settings)
-            journal.add(key, model.name, data.name(s), result)
-        results.append(result)
-    return results
+        keys.append(Journal.key(model.sha256, thresholds, geometry, list(atoms.info.values())))
+    # Equal structures are one relaxation.
+    missing = {key: k for k, key in enumerate(keys) if key not in journal}
+    places = sorted(missing.values())
+    found = _relaxations([structures[k] for k in places], model.potential, settings)
+    for n, result in watched(found, f"relaxing with {model.name}", len(places)):
+        k = places[n]
+        journal.add(keys[k], model.name, data.name(int(starts[k])), result)
+    return [journal[key] for key in keys]
 
 
-def _relax_one(atoms: Atoms, calculator: MLFF2DCalculator, settings: Settings) -> Relaxed:
-    """A relaxation; what goes wrong with a structure is a status and ends nothing."""
+def _relaxations(
+    structures: list[Atoms], potential: Potential, settings: Settings
+) -> Iterator[tuple[int, Relaxed]]:
+    """The number of each structure and its relaxation, as they are done.
+
+    What goes wrong with a structure is a status and ends nothing.
+    """
+    energies = _energies(structures, potential)
     began = time.perf_counter()
-    try:
-        energy_start = float(calculator.get_potential_energy(atoms))
-        done = settings.relaxer(
-            atoms, calculator, fmax=settings.fmax, smax=settings.smax, steps=settings.steps
+    for k, done in settings.relaxer(
+        structures, potential, fmax=settings.fmax, smax=settings.smax, steps=settings.steps
+    ):
+        now = time.perf_counter()
+        seconds, began = round(now - began, 3), now
+        if isinstance(done, StructureError):
+            yield k, Relaxed(FAILED, False, " ".join(str(done).split()), seconds=seconds)
+            continue
+        n_atoms = len(done.atoms)
+        a, b = done.atoms.cell.lengths()[done.atoms.pbc]
+        yield (
+            k,
+            Relaxed(
+                status=done.status,
+                met=done.met,
+                reason=done.reason,
+                steps=done.steps,
+                energy_start=energies[k] / n_atoms,
+                energy=done.energy / n_atoms,
+                area=done.area_after,
+                a=float(a),
+                b=float(b),
+                thickness=done.thickness,
+                seconds=seconds,
+            ),
         )
-    except (StructureError, ArithmeticError, np.linalg.LinAlgError, RuntimeError) as error:
-        return Relaxed(FAILED, " ".join(str(error).split()), seconds=_since(began))
-    a, b = done.atoms.cell.lengths()[atoms.pbc]
-    return Relaxed(
-        status=done.status,
-        reason=done.reason,
-        steps=done.steps,
-        energy_start=energy_start / len(atoms),
-        energy=done.energy / len(atoms),
-        area=done.area_after,
-        a=float(a),
-        b=float(b),
-        thickness=done.thickness,
-        seconds=_since(began),
-    )
 
 
-def _since(began: float) -> float:
-    return round(time.perf_counter() - began, 3)
+def _energies(structures: list[Atoms], potential: Potential) -> list[float]:
+    """Energies in eV as they are; NaN for what cannot be computed."""
+    device = next(potential.parameters()).device
+    energies = []
+    for atoms in structures:
+        try:
+            potential.check_elements(atoms.numbers)
+            graph = to_graph(atoms, potential.cutoff, potential.model.state)
+        except StructureError:
+            energies.append(math.nan)
+            continue
+        with torch.no_grad():
+            found = potential(graph.to(device, potential.dtype), forces=False, virial=False)
+        energies.append(float(found.energy))
+    return energies
 
 
 def _status_table(found: dict[str, list[Relaxed]]) -> Table:
     """How the relaxations of each potential ended."""
-    counts = {name: Counter(r.status for r in rows) for name, rows in found.items()}
+    counts = {name: Counter(map(_ending, rows)) for name, rows in found.items()}
     others = sorted({s for c in counts.values() for s in c} - {CONVERGED})
     columns = ["potential", "structures", "converged", "share (%)", *others]
     columns += ["median steps", "seconds each"]
     rows: list[list[Cell]] = []
     for name, results in found.items():
         n, count = len(results), counts[name]
-        done = [r for r in results if r.status == CONVERGED]
+        done = [r for r in results if r.met]
         rows.append(
             [
                 name,
                 n,
-                count[CONVERGED],
-                100 * count[CONVERGED] / n,
+                len(done),
+                100 * len(done) / n,
                 *[count[s] for s in others],
                 float(np.median([r.steps for r in done])) if done else None,
                 float(np.mean([r.seconds for r in results])),
@@ -230,6 +268,12 @@ def _status_table(found: dict[str, list[Relaxed]]) -> Table:
         )
     digits = {"share (%)": 1, "median steps": 0, "seconds each": 2}
     return Table("relaxations", "How the relaxations ended", columns, rows, digits)
+
+
+def _ending(relaxed: Relaxed) -> str:
+    """Its status; of those that converged to another layer it says both."""
+    both = relaxed.met and relaxed.status != CONVERGED
+    return f"{CONVERGED}, {relaxed.status}" if both else relaxed.status
 
 
 def _commonest_reason(truth: list[Relaxed], found: dict[str, list[Relaxed]]) -> str:

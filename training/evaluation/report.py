@@ -10,7 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ..files import write_text
+from mlff2d.files import write_text
+
 from .direct import Section, direction_figures
 from .groups import (
     element_table,

@@ -96,6 +96,7 @@ def as_it_is(data: Dataset, s: int) -> Relaxed:
     energy = float(data.energy[s] / data.n_atoms[s])
     return Relaxed(
         status=CONVERGED,
+        met=True,
         energy=energy,
         area=slab.area(atoms.cell.array, atoms.pbc) / len(atoms),
         a=float(a),

@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mlff2d import checkpoint
+from mlff2d.files import write_text
 from mlff2d.models import model_name
 
 from ..config import ConfigError, differences, load_config
 from ..console import make_console
 from ..distributed import from_main, is_main, processes, wait
 from ..figures.style import COLOURS, new_figure, save, styled
-from ..files import write_text
 from ..loop import Outcome, train
 from ..sections import Config, FinetuneConfig
 from ..setup import prepare, run_files

@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from mlff2d.dataset_file import is_hdf5
+
 from ..config import ConfigError
 from ..console import watched
 from ..data.frames import Frames as Stored
 from ..data.readers import iter_frames
 from ..data.record import label_fault, material_of
 from ..data.splits import part_of
-from ..data.store import is_hdf5, read_head
+from ..data.store import read_head
 
 LR = 5e-4
 STEPS = 600

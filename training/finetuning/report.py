@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlff2d import checkpoint
+from mlff2d.files import write_text
 from mlff2d.models import model_config, model_name
 from mlff2d.potential import Potential
 
@@ -23,7 +24,6 @@ from ..config import ConfigError
 from ..console import make_console
 from ..data.convert import open_sources
 from ..distributed import is_main, main_first, processes, wait
-from ..files import write_text
 from ..loop import Outcome, train
 from ..metrics import Metrics
 from ..report import figure_of
