@@ -16,6 +16,7 @@ from mlff2d.md.evaluator import Evaluator
 from mlff2d.md.relaxation import lbfgs
 from mlff2d.md.relaxation.filters import InPlaneCellFilter
 from mlff2d.md.relaxation.flight import Flight, join
+from mlff2d.md.relaxation.relax import _LBFGS
 from mlff2d.md.relaxation.settings import RelaxSettings
 from mlff2d.md.slabs import one_slab
 from mlff2d.potential import Potential
@@ -66,7 +67,7 @@ def ase_way(potential: Potential, atoms: Atoms, settings: RelaxSettings, n_steps
     if settings.optimizer == "fire":
         optimizer = ase.optimize.FIRE(movable, logfile=None)
     else:
-        optimizer = ase.optimize.LBFGS(movable, logfile=None, memory=lbfgs.MEMORY)
+        optimizer = _LBFGS(movable, logfile=None, memory=lbfgs.MEMORY)
     return [
         (atoms.positions.copy(), atoms.cell.array.copy(), float(atoms.get_potential_energy()))
         for _ in optimizer.irun(fmax=0.0, steps=n_steps)

@@ -33,4 +33,4 @@ def test_what_is_freed_is_not_fetched_again() -> None:
     kept, before, after = out.stdout.split()
     if kept == "False":
         pytest.skip("not GNU's C library")
-    assert int(after) < 0.1 * int(before)
+    assert int(after) <= 0.1 * int(before)  # which the system may have kept by itself

@@ -183,7 +183,7 @@ def test_they_end_with_their_parent(path, tmp_path, how):
         os.killpg(process.pid, how)
     else:
         process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     if how == signal.SIGINT:
         assert errors.count("Traceback") == 1, "the parent's own, and none of the processes"
         assert errors.rstrip().endswith("KeyboardInterrupt")

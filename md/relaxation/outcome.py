@@ -28,9 +28,8 @@ from .settings import RelaxSettings
 
 Array = NDArray[np.floating]
 
-COARSE_SYMPREC = 0.3
-"""Å. Two layer groups differ where they do so at `SYMPREC` and at this: a start that was rattled by
-0.05 Å (rms) and relaxes back to the group it was made from is not another layer."""
+COARSE_SYMPREC = 0.1
+"""Å. Two layer groups differ where they do so at `SYMPREC` and at this."""
 
 MAX_ATOMS = 2000
 """Of more atoms no group is looked for: the time for it grows with the square, two seconds here."""
