@@ -49,6 +49,27 @@ def listed(meanings: Mapping[str, str]) -> str:
     return "\n".join(f"  {word:{width}}  {meaning}" for word, meaning in meanings.items())
 
 
+def add_model(group: argparse._ActionsContainer) -> None:
+    """The arguments --model and --dtype of what a potential computes."""
+    group.add_argument(
+        "--model", metavar="FILE", help="model file or shipped model (default: universal)"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "float64"),
+        default="float32",
+        help="precision of the model (default: %(default)s)",
+    )
+
+
+def add_machine(group: argparse._ActionsContainer) -> None:
+    """The arguments --device and --threads of where it is computed."""
+    group.add_argument("--device", metavar="D", help="cpu or cuda (default: a GPU if there is one)")
+    group.add_argument(
+        "--threads", type=positive_count, metavar="N", help="of the CPU (default: what torch takes)"
+    )
+
+
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     """The argument --set, which overrides settings of a config."""
     parser.add_argument(

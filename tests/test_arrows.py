@@ -16,6 +16,7 @@ ORDER = [
         "mlff2d.arguments",
         "mlff2d.devices",
         "mlff2d.files",
+        "mlff2d.interrupt",
         "mlff2d.kept",
         "mlff2d.graph",
     ],

@@ -243,7 +243,7 @@ def test_interrupted(source, model, capsys, monkeypatch, number) -> None:
         (["relax", "x.xyz", "--fmax", "-1"], ["--fmax", "not a positive number"]),
         (["relax", "x.xyz", "--smax", "nan"], ["--smax", "not a positive number"]),
         (["relax", "x.xyz", "--fmax", "small"], ["--fmax", "small"]),
-        (["relax", "x.xyz", "--steps", "-1"], ["--steps", "not a number of steps"]),
+        (["relax", "x.xyz", "--steps", "-1"], ["--steps", "not a whole number from 0 on"]),
         (["relax", "x.xyz", "--cell", "fxed"], ["--cell", "fxed", "fixed"]),
         (["relax", "x.xyz", "--shard", "3/2"], ["--shard", "'3/2'", "1/8"]),
         (["relax", "x.xyz", "--block", "0"], ["--block", "'0'"]),

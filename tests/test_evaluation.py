@@ -520,7 +520,7 @@ def test_mistakes_get_one_sentence(model, source, data, tmp_path, capsys, monkey
     assert "is not a model file" in complaint(capsys, source, data)
     assert "there is no" in complaint(capsys, model, "nothing.extxyz")
     assert "add --relax" in complaint(capsys, model, data, "--reference", model)
-    assert "not a positive whole number" in complaint(capsys, model, data, "--limit", "0")
+    assert "not a whole number from 1 on" in complaint(capsys, model, data, "--limit", "0")
     assert "is a file" in complaint(capsys, model, data, "-o", source)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()

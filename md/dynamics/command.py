@@ -7,7 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlff2d.arguments import count, listed, number, positive_count, positive_number
+from mlff2d.arguments import (
+    add_machine,
+    add_model,
+    count,
+    listed,
+    number,
+    positive_count,
+    positive_number,
+)
 
 from .ramp import parse_temperature
 from .settings import CELLS, ENSEMBLES, GUARDS, VELOCITIES, MDSettings
@@ -64,14 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_physics(parser)
     _add_output(parser)
-    _add_machine(parser)
+    add_machine(parser.add_argument_group("where and how it is computed"))
 
 
 def _add_physics(parser: argparse.ArgumentParser) -> None:
     group, defaults = parser.add_argument_group("the dynamics"), MDSettings()
-    group.add_argument(
-        "--model", metavar="FILE", help="model file or shipped model (default: universal)"
-    )
+    add_model(group)
     group.add_argument(
         "--ensemble",
         choices=tuple(ENSEMBLES),
@@ -190,20 +196,6 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="M",
         help="from one state to go on from to the next (default: %(default)g)",
-    )
-
-
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("where and how it is computed")
-    group.add_argument("--device", metavar="D", help="cpu or cuda (default: a GPU if there is one)")
-    group.add_argument(
-        "--dtype",
-        choices=("float32", "float64"),
-        default="float32",
-        help="precision of the model (default: %(default)s)",
-    )
-    group.add_argument(
-        "--threads", type=positive_count, metavar="N", help="of the CPU (default: what torch takes)"
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from ase import Atoms
 
+from mlff2d.interrupt import StopRequest
 from mlff2d.potential import Potential
 
 from ..evaluator import Evaluator
-from ..interrupt import StopRequest
 from ..memory import edge_budget
 from . import restart
 from .ensembles import equilibrator, integrator

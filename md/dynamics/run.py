@@ -13,9 +13,9 @@ from ase import Atoms
 
 from mlff2d.calculator import MLFF2DCalculator
 from mlff2d.errors import StructureError
+from mlff2d.interrupt import StopRequest
 from mlff2d.potential import Potential
 
-from ..interrupt import StopRequest
 from ..screen.screen import fingerprint
 from .engine import Engine, Progress, Tell
 from .files import RunFiles

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlff2d.arguments import positive_number
+from mlff2d.arguments import (
+    add_machine,
+    add_model,
+    count,
+    listed,
+    number,
+    positive_count,
+    positive_number,
+)
 
 from ..relaxation.settings import CELLS, OPTIMIZERS, RelaxSettings
 
 # Nothing heavy above the functions: --help must not wait for torch.
 if TYPE_CHECKING:
+    from mlff2d.interrupt import StopRequest
     from mlff2d.sources import Sources
 
-    from ..interrupt import StopRequest
     from .block import Report, Work
     from .compose import Outputs
     from .row import Record
@@ -75,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..relaxation.result import STATUSES
 
     parser.description = DESCRIPTION
-    parser.epilog = EPILOG.format(statuses=_listed(STATUSES), cells=_listed(CELLS))
+    parser.epilog = EPILOG.format(statuses=listed(STATUSES), cells=listed(CELLS))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "structures",
@@ -105,9 +112,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_relaxation(parser: argparse.ArgumentParser) -> None:
     group, defaults = parser.add_argument_group("the relaxation"), RelaxSettings()
-    group.add_argument(
-        "--model", metavar="FILE", help="model file or shipped model (default: universal)"
-    )
+    add_model(group)
     group.add_argument(
         "--fmax",
         type=positive_number,
@@ -124,7 +129,7 @@ def _add_relaxation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--steps",
-        type=_count,
+        type=count,
         default=defaults.steps,
         metavar="N",
         help="steps before giving up (default: %(default)s)",
@@ -143,7 +148,7 @@ def _add_relaxation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--pressure",
-        type=_number,
+        type=number,
         default=defaults.pressure,
         metavar="P",
         help="in the plane, N/m; a positive one compresses (default: %(default)s)",
@@ -153,12 +158,6 @@ def _add_relaxation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--polish", action="store_true", help="finish in float64 what was relaxed in float32"
-    )
-    group.add_argument(
-        "--dtype",
-        choices=("float32", "float64"),
-        default="float32",
-        help="precision of the model (default: %(default)s)",
     )
     group.add_argument(
         "--relaxer",
@@ -171,10 +170,7 @@ def _add_relaxation(parser: argparse.ArgumentParser) -> None:
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where and by whom it is worked on")
-    group.add_argument("--device", metavar="D", help="cpu or cuda (default: a GPU if there is one)")
-    group.add_argument(
-        "--threads", type=_positive, metavar="N", help="of the CPU (default: what torch takes)"
-    )
+    add_machine(group)
     group.add_argument(
         "--shard",
         type=_shard,
@@ -183,7 +179,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
         "same as in one go",
     )
     group.add_argument(
-        "--workers", type=_positive, metavar="N", help="processes on this machine (needs dask)"
+        "--workers", type=positive_count, metavar="N", help="processes on this machine (needs dask)"
     )
     group.add_argument(
         "--dask",
@@ -192,7 +188,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--block",
-        type=_positive,
+        type=positive_count,
         metavar="N",
         help="structures in a block, the unit of work (default: an eighth of all, from 64 to 512)",
     )
@@ -243,7 +239,8 @@ def _screen(
     args: argparse.Namespace, folder: RunFolder, sources: Sources, outputs: Outputs, work: Work
 ) -> int:
     """Work on a part of the blocks, then write what is finished."""
-    from ..interrupt import StopRequest
+    from mlff2d.interrupt import StopRequest
+
     from .compose import compose
     from .progress import ScreenProgress
     from .run_folder import busy
@@ -348,35 +345,11 @@ def _refuse_together(args: argparse.Namespace) -> None:
         )
 
 
-def _listed(meanings: Mapping[str, str]) -> str:
-    """Words and what they mean, as lines of the help."""
-    return "\n".join(f"  {word:20} {meaning}" for word, meaning in meanings.items())
-
-
 def _stem(path: Path) -> str:
     name = path.resolve().name
     for packed in (".gz", ".bz2", ".xz"):
         name = name.removesuffix(packed)
     return name if path.is_dir() else Path(name).stem
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlff2d.arguments import positive_number
+from mlff2d.arguments import positive_count, positive_number
 
 # Nothing heavy above the functions: --help must not wait for torch.
 if TYPE_CHECKING:
@@ -109,7 +109,10 @@ def _add_relaxation(parser: argparse.ArgumentParser) -> None:
         help="potential whose relaxed structures are the truth (default: those in the data)",
     )
     group.add_argument(
-        "--limit", type=_count, metavar="N", help="relax at most N structures, drawn by name"
+        "--limit",
+        type=positive_count,
+        metavar="N",
+        help="relax at most N structures, drawn by name",
     )
     # The defaults are those of `mlff2d relax`; a test compares them.
     for name, default, what in (
@@ -126,7 +129,7 @@ def _add_relaxation(parser: argparse.ArgumentParser) -> None:
         )
     group.add_argument(
         "--steps",
-        type=_count,
+        type=positive_count,
         default=1000,
         metavar="N",
         help="steps before giving up (default: %(default)s)",
@@ -167,9 +170,3 @@ def run(args: argparse.Namespace) -> int:
     )
     evaluate(options)
     return 0
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
+from typing import Self
 
 
 class StopRequest:
@@ -16,7 +17,7 @@ class StopRequest:
         self.signal: int | None = None
         self._previous: dict[int, object] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._previous[number] = signal.signal(number, self._note)
