@@ -119,10 +119,8 @@ def one_slab(atoms: Atoms, key: int, state: Sequence[str] = ()) -> Slabs:
     held = np.zeros(len(atoms), dtype=bool)
     for constraint in atoms.constraints:
         if not isinstance(constraint, FixAtoms):
-            raise StructureError(
-                f"the constraint {type(constraint).__name__} cannot be kept in a batch; "
-                "remove it, or take the relaxer `ase` with a fixed cell"
-            )
+            name = type(constraint).__name__
+            raise StructureError(f"of constraints only FixAtoms can be kept, not {name}; remove it")
         held[constraint.index] = True
     numbers = torch.from_numpy(atoms.numbers.astype(np.int64))
     return Slabs(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 
 def positive_number(text: str) -> float:
@@ -26,6 +27,14 @@ def number(text: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1. Raises ArgumentTypeError for any other text."""
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
 
 
@@ -59,6 +68,18 @@ def add_model(group: argparse._ActionsContainer) -> None:
         choices=("float32", "float64"),
         default="float32",
         help="precision of the model (default: %(default)s)",
+    )
+
+
+def add_model_and_data(parser: argparse.ArgumentParser) -> None:
+    """The arguments MODEL and DATA of what looks at labelled structures with a model."""
+    parser.add_argument("model", metavar="MODEL", help="model file, or name of a shipped model")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        type=Path,
+        nargs="+",
+        help="HDF5 files of `mlff2d data build`, and whatever that reads",
     )
 
 

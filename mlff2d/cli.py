@@ -15,13 +15,16 @@ from mlff2d.errors import nearest
 ABOUT = "Machine-learned interatomic potentials for two-dimensional materials."
 
 COMMANDS = {
+    "active": "rounds of finding, labelling and learning the frames that teach most",
     "analyse": "what trajectories show: means, distances, diffusion, ripples",
     "data": "build, merge and describe sets of labelled structures to train on",
     "domain": "add to a model file where its training set is",
     "evaluate": "judge a model on labelled structures, beside baselines and other models",
     "finetune": "train a model further on new data, and report what was learnt and forgotten",
+    "generate": "make structures to label: alloys, rattled frames, prototypes, random crystals",
     "import": "turn another package's checkpoint into a model file",
     "info": "show what a model file is and where it came from",
+    "label": "compute energies, forces and stress of structures, by DFT or a model",
     "md": "let monolayers move at a temperature: molecular dynamics",
     "predict": "predict the property that a model was trained on",
     "relax": "relax monolayers: their atoms and their cell in the plane",
@@ -69,6 +72,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mlff2d.training.data import command as data
 
         return _choose("mlff2d data", data.ABOUT, data.COMMANDS, data.load, argv[1:])
+    if argv[:1] == ["generate"]:
+        from mlff2d.training.generation import command as generate
+
+        generate.mover = _move_many
+        about, kinds = generate.ABOUT, generate.COMMANDS
+        return _choose("mlff2d generate", about, kinds, generate.load, argv[1:])
+    if argv[:2] == ["active", "pick"]:
+        from mlff2d.training.active import pick_command
+
+        return _run(pick_command, "mlff2d active pick", argv[2:])
     return _choose("mlff2d", ABOUT, COMMANDS, _load, argv)
 
 
@@ -113,6 +126,11 @@ def _run(command: Command, prog: str, argv: Sequence[str]) -> int:
 
 
 def _load(name: str) -> Command:
+    if name == "active":
+        from mlff2d.training.active import command as active
+
+        active.relaxer, active.mover = _relax_many, _move_many
+        return active
     if name == "analyse":
         from mlff2d.md.analysis import command as analyse
 
@@ -138,6 +156,11 @@ def _load(name: str) -> Command:
         from mlff2d import info
 
         return info
+    if name == "label":
+        from mlff2d.training.labelling import command as label
+
+        label.relaxer = _relaxer_of_one
+        return label
     if name == "md":
         from mlff2d.md.dynamics import command as md
 
@@ -155,8 +178,22 @@ def _load(name: str) -> Command:
     return train
 
 
+def _relaxer_of_one() -> Any:
+    """What relaxes one structure with any calculator, for the workers of `mlff2d label`."""
+    from mlff2d.md.relaxation.relax import relax_with
+
+    return relax_with
+
+
+def _move_many(structures: Any, potential: Any, output: Any, **settings: Any) -> Any:
+    """What moves, for `active` and `generate hot`: frames, reasons of a stop, a signal."""
+    from mlff2d.md.dynamics.collect import move_many
+
+    return move_many(structures, potential, output, **settings)
+
+
 def _relax_many(structures: Any, potential: Any, **settings: Any) -> Any:
-    """What relaxes, for `mlff2d evaluate`: training does not know md, nor need it wait for it."""
+    """What relaxes many, for commands of training: that does not know md, nor need it wait."""
     from mlff2d.md.relaxation.batch import relax_many
     from mlff2d.md.relaxation.settings import RelaxSettings
 

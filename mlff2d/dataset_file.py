@@ -38,7 +38,8 @@ SCALARS = (
     ("max_stress_kbar", (), "f8"),
 )
 # Strings, in the file as codes into a table of names:
-NAMES = ("material", "trajectory")
+NAMES = ("material", "trajectory", "level")
+# Files that were written before there was a level of theory lack it.
 
 
 def is_hdf5(path: Path) -> bool:
@@ -103,7 +104,8 @@ def _reason(error: OSError) -> str:
 class DatasetFile(FrameFile):
     """The structures of such a file without their labels, as they stand in it.
 
-    `atoms.info` holds material and trajectory, and the numbers of a state under their names.
+    `atoms.info` holds material and trajectory, the level of theory where it is known, and the
+    numbers of a state under their names.
     """
 
     def count(self) -> int:
@@ -135,7 +137,9 @@ def _structure(file: h5py.File, s: int) -> Atoms:
         pbc=file["pbc"][s],
     )
     for name in NAMES:
-        atoms.info[name] = str(file[f"{name}_names"].asstr()[int(file[name][s])])
+        text = str(file[f"{name}_names"].asstr()[int(file[name][s])]) if name in file else ""
+        if text or name != "level":
+            atoms.info[name] = text
     state = json.loads(file.attrs["keys"])["state"]
     atoms.info |= dict(zip(state, file["state"][s].tolist(), strict=True))
     return atoms

@@ -5,6 +5,7 @@ Axes: N atoms, E edges, S structures.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -87,6 +88,16 @@ class Potential(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the model."""
         return next(self.parameters()).dtype
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that the energies depend on, whatever file the potential came from."""
+        digest = hashlib.sha256(repr(self.model.config).encode())
+        digest.update(f"{self.scale} {self.zbl is not None}".encode())
+        digest.update(repr(self.references.as_dict()).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().double().numpy().tobytes())
+        return digest.hexdigest()
 
     def check_elements(self, numbers: Iterable[int]) -> None:
         """Raise StructureError where the model never saw an element."""

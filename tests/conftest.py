@@ -1,14 +1,20 @@
-"""Fixtures of the tests of training."""
+"""Fixtures of the tests of training, and a thread for each of several processes that test."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# Workers of pytest-xdist share the cores; what is imported below, or started by a test, reads this.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
 from rich.console import Console
 
 from mlff2d.models import REGISTRY
+from tests.labelling import PoolHere
 from tests.training_helpers import PairNet
 
 
@@ -24,6 +30,12 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mlff2d label` labels in this process."""
+    monkeypatch.setattr("mlff2d.training.labelling.compute.Pool", PoolHere)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.build import fcc111
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlff2d.errors import StructureError
@@ -16,6 +15,7 @@ from mlff2d.md.screen.compose import Outputs, compose
 from mlff2d.md.screen.run_folder import RunFolder, open_run
 from mlff2d.md.screen.summary import Summary
 from mlff2d.sources import Sources
+from tests import standins
 
 IDENTITY = {"model": "wandering", "fmax": 0.02}
 CAPACITY = 4
@@ -23,7 +23,7 @@ LONGEST = 17
 
 
 def sheet(scale: float = 1.0) -> Atoms:
-    atoms = fcc111("Cu", (1, 1, 1), a=3.6 * scale, vacuum=6.0)
+    atoms = standins.sheet(1, 1, 3.6 * scale)
     atoms.info = {"material": f"sheet {scale}"}
     return atoms
 
@@ -39,6 +39,11 @@ def write_sheets(path: Path, number: int) -> Path:
 
 def outputs_in(folder: Path) -> Outputs:
     return Outputs(folder / "out.extxyz", folder / "out.csv")
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    for ours, theirs in zip(outputs_in(folder).paths, outputs_in(whole).paths, strict=True):
+        assert ours.read_bytes() == theirs.read_bytes(), ours.name
 
 
 class Killed(BaseException):

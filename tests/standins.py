@@ -1,13 +1,20 @@
-"""Slabs and a pair potential that stand in for real ones where any will do."""
+"""Slabs and a pair potential, as a calculator and as a model, that stand in for real ones."""
+
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.build import fcc111
 from ase.calculators.calculator import Calculator, all_changes
 from scipy.spatial.transform import Rotation
+from torch import nn
 
 from mlff2d.atoms import canonical_slab
+from mlff2d.models.base import EnergyModel
 from mlff2d.neighbors import neighbor_list
+from mlff2d.nn.scatter import segment_sum
+from mlff2d.potential import Potential
 
 
 class Morse(Calculator):
@@ -36,6 +43,46 @@ class Morse(Calculator):
             "forces": forces,
             "virial": np.einsum("ex,ey->xy", pull, vectors) / 2,
         }
+
+
+@dataclass(frozen=True)
+class MorseConfig:
+    """eV, 1/Å, Å."""
+
+    depth: float = 0.4
+    width: float = 1.5
+    length: float = 2.71
+    cutoff: float = 4.5
+
+
+class MorseNet(EnergyModel):
+    """Morse's potential between all atoms, alike for all elements."""
+
+    Config = MorseConfig
+    n_features = 1
+
+    def __init__(self, config: MorseConfig) -> None:
+        super().__init__()
+        self.config, self.cutoff = config, config.cutoff
+        self.readout = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.readout.weight, config.depth)
+
+    def features(self, graph, edge_vec):
+        r = edge_vec.norm(dim=1, keepdim=True)
+        x = torch.exp(-self.config.width * (r - self.config.length))
+        fade = (1 - (r / self.cutoff).clamp(max=1) ** 2) ** 3
+        return segment_sum((x**2 - 2 * x) * fade, graph.edge_index[0], graph.n_atoms)
+
+
+def morse(**config: float) -> Potential:
+    """In float64, for some elements."""
+    model = MorseNet(MorseConfig(**config))
+    return Potential(model, {z: 0.0 for z in (1, 6, 29, 79)}).double().eval()
+
+
+def sheet(n: int = 2, layers: int = 2, a: float = 3.6) -> Atoms:
+    """(111) copper, n x n, pbc TTF, its vacuum 6 Å on either side."""
+    return fcc111("Cu", (n, n, layers), a=a, vacuum=6.0)
 
 
 def copper(layers: int = 2, scale: float = 1.03, seed: int = 0) -> Atoms:

@@ -22,7 +22,7 @@ ORDER = [
     ],
     ["mlff2d.slab"],
     ["mlff2d.neighbors", "mlff2d.symmetry"],
-    ["mlff2d.atoms"],
+    ["mlff2d.atoms", "mlff2d.contacts"],
     ["mlff2d.reading"],
     ["mlff2d.cif", "mlff2d.dataset_file"],
     ["mlff2d.sources"],

@@ -21,9 +21,8 @@ from mlff2d.md.relaxation.relax import relax
 from mlff2d.md.relaxation.result import RelaxResult
 from mlff2d.md.relaxation.settings import RelaxSettings
 from mlff2d.potential import Potential
-from tests.md_morse import MorseConfig, MorseNet, morse
 from tests.relaxing import sheets
-from tests.standins import copper
+from tests.standins import MorseConfig, MorseNet, copper, morse
 
 Results = dict[int, RelaxResult | StructureError]
 EDGES = 900

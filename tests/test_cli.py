@@ -24,6 +24,7 @@ from mlff2d.md.screen import command
 from mlff2d.md.screen.journal import locked
 from mlff2d.md.screen.row import COLUMNS
 from mlff2d.training.data import command as data_command
+from mlff2d.training.generation import command as generate_command
 from tests.potentials import random_potential
 from tests.structures import mos2
 
@@ -275,15 +276,18 @@ def test_misspelt(argv, words, capsys) -> None:
         assert word in error
 
 
-@pytest.mark.parametrize("group", [[], ["data"]])
+GROUPS = {"data": data_command.COMMANDS, "generate": generate_command.COMMANDS}
+
+
+@pytest.mark.parametrize("group", [[], *([name] for name in GROUPS)])
 def test_help_of_each_command(group, capsys) -> None:
     prog = " ".join(["mlff2d", *group])
     assert cli.main([*group, "--help"]) == 0
     overview = capsys.readouterr().out
     assert f"usage: {prog} COMMAND" in overview
-    for name in data_command.COMMANDS if group else cli.COMMANDS:
+    for name in GROUPS[group[0]] if group else cli.COMMANDS:
         assert name in overview
-        if name == "data":
+        if not group and name in GROUPS:
             continue
         with pytest.raises(SystemExit) as exit_:
             cli.main([*group, name, "--help"])

@@ -24,7 +24,7 @@ from mlff2d.training.data.batches import epoch_batches, iter_batches, pack
 from mlff2d.training.data.convert import convert, open_sources
 from mlff2d.training.data.dataset import Dataset
 from mlff2d.training.data.record import Keys
-from tests.training_helpers import monolayers
+from tests.training_helpers import monolayers, partly_labelled
 
 CUTOFF = 4.0
 FRAMES = monolayers(1)
@@ -32,17 +32,8 @@ FRAMES = monolayers(1)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    """36 labelled frames, among them one without forces, one without stress, one with neither."""
-    frames = [atoms.copy() for atoms in FRAMES]
-    for k, (copy, atoms) in enumerate(zip(frames, FRAMES, strict=True)):
-        results = dict(atoms.calc.results)
-        if k in (3, 5):
-            del results["forces"]
-        if k in (4, 5):
-            del results["stress"]
-        copy.calc = SinglePointCalculator(copy, **results)
     path = tmp_path_factory.mktemp("source") / "frames.extxyz"
-    ase.io.write(path, frames)
+    ase.io.write(path, partly_labelled())
     return path
 
 

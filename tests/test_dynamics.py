@@ -26,9 +26,9 @@ from mlff2d.md.dynamics.state import (
 )
 from mlff2d.md.dynamics.velocities import maxwell_boltzmann
 from mlff2d.md.slabs import join, one_slab
+from tests.standins import Morse, copper
 
 from .md_forces import Springs, evaluation, replicas, run, triangular
-from .standins import Morse, copper
 
 ALL = [
     NVE(4.0),

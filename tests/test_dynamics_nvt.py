@@ -18,9 +18,9 @@ from mlff2d.md.dynamics.nose_hoover import NoseHoover
 from mlff2d.md.dynamics.state import degrees_of_freedom, kinetic_energy, temperature
 from mlff2d.md.dynamics.velocities import maxwell_boltzmann
 from mlff2d.md.slabs import one_slab
+from tests.standins import Morse, copper
 
 from .md_forces import Springs, replicas, run, triangular
-from .standins import Morse, copper
 from .test_dynamics import through
 
 KELVIN = 500.0

@@ -21,7 +21,7 @@ from mlff2d.errors import StructureError
 from mlff2d.potential import Potential
 from mlff2d.training.evaluation.evaluate import JOURNAL
 from mlff2d.training.evaluation.journal import Journal, Relaxed
-from tests.test_evaluation import judge, potential_file
+from tests.judging import judge, potential_file
 from tests.training_helpers import METALS, monolayer
 
 LATTICE = {"Cu": 3.6, "Ag": 4.0, "Au": 4.1, "Ni": 3.5, "Pd": 3.8, "Pt": 3.9}

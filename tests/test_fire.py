@@ -10,9 +10,9 @@ from mlff2d.checkpoint import load
 from mlff2d.md.relaxation import fire, rows
 from mlff2d.md.relaxation.rows import Rows
 from mlff2d.md.relaxation.settings import CELLS, RelaxSettings
-from tests.md_morse import morse
 from tests.relaxing import apart, ase_way, batched_ways, sheets, strained_monolayers
 from tests.shared import needs_data
+from tests.standins import morse
 
 
 @pytest.mark.parametrize("pressure", [0.0, 1.5])

@@ -15,7 +15,7 @@ from mlff2d.training.data.dataset import Dataset
 from mlff2d.training.data.filters import apply_filters, missing
 from mlff2d.training.data.record import Keys
 from mlff2d.training.sections import FilterConfig
-from tests.training_helpers import monolayers
+from tests.training_helpers import monolayers, partly_labelled
 
 FRAMES = monolayers(1)
 PLAIN = {"isolated_atoms": "keep", "duplicates": "keep"}
@@ -39,16 +39,7 @@ def labelled(shift: float = 0.0, apart: float = 1.5, **labels: object) -> Atoms:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Dataset:
-    """36 frames; two without forces, two without stress."""
-    frames = [atoms.copy() for atoms in FRAMES]
-    for k, (copy, atoms) in enumerate(zip(frames, FRAMES, strict=True)):
-        results = dict(atoms.calc.results)
-        if k in (3, 5):
-            del results["forces"]
-        if k in (4, 5):
-            del results["stress"]
-        copy.calc = SinglePointCalculator(copy, **results)
-    return stored(tmp_path_factory.mktemp("frames"), frames)
+    return stored(tmp_path_factory.mktemp("frames"), partly_labelled())
 
 
 def test_rules_count_what_they_remove_one_after_another(data):

@@ -7,7 +7,8 @@ from ase.build import fcc100, fcc111, graphene, mx2
 from ase.calculators.emt import EMT
 
 from mlff2d.atoms import canonical_slab
-from mlff2d.md.relaxation.guards import BONDED, BROKEN, Contacts, Layer, recoordinated
+from mlff2d.contacts import BONDED, BROKEN, Contacts
+from mlff2d.md.relaxation.guards import Layer, recoordinated
 from mlff2d.md.relaxation.outcome import MAX_ATOMS, Reached, judge
 from mlff2d.md.relaxation.relax import relax
 from mlff2d.md.relaxation.result import RelaxResult

@@ -11,9 +11,9 @@ from mlff2d.md.relaxation.one_by_one import AseRelaxer
 from mlff2d.md.relaxation.result import RelaxResult
 from mlff2d.md.relaxation.rows import Rows
 from mlff2d.md.relaxation.settings import RelaxSettings
-from tests.md_morse import morse
 from tests.relaxing import apart, ase_way, batched_ways, sheets, strained_monolayers
 from tests.shared import needs_data
+from tests.standins import morse
 
 
 @pytest.mark.parametrize("cell", ["full", "a", "fixed"])

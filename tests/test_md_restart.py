@@ -18,6 +18,7 @@ from mlff2d.md.dynamics import engine, restart
 from mlff2d.md.dynamics.log import LogFile
 from mlff2d.md.dynamics.result import FAILED, FINISHED, INTERRUPTED, STOPPED
 from mlff2d.md.dynamics.trajectory import FrameFile
+from mlff2d.md.evaluator import Evaluator
 from tests.md_morse import SETTINGS, move
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -222,10 +223,35 @@ def test_files_of_others_are_not_touched(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"md-0\.extxyz exists and belongs to no run"):
         move(tmp_path, ".extxyz", settings)
     (tmp_path / "md-0.extxyz").unlink()
+    for name in ("md.png", "md-summary.csv"):
+        (tmp_path / name).write_text("mine\n")
+        with pytest.raises(ValueError, match=rf"{name} exists and belongs to no run"):
+            move(tmp_path, ".extxyz", settings)
+        (tmp_path / name).unlink()
     (tmp_path / "md.state").write_text("mine\n")
     with pytest.raises(ValueError, match=r"md\.state is not the state of a run"):
         move(tmp_path, ".extxyz", settings)
     move(tmp_path, ".extxyz", settings, anew=True)
+
+
+def test_parts_of_a_large_structure_stay_as_they_were(tmp_path, monkeypatch) -> None:
+    """Sums over other parts would round otherwise."""
+    made = []
+
+    class Parting(Evaluator):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+        def __call__(self, slabs):
+            if len(made) == 1:
+                self.part_edges = 4321  # as found by the first process
+            return super().__call__(slabs)
+
+    monkeypatch.setattr(engine, "Evaluator", Parting)
+    for steps in (3, 6, 9):
+        move(tmp_path, ".extxyz", replace(SETTINGS, steps=steps))
+    assert [evaluator.part_edges for evaluator in made] == [4321] * 3
 
 
 def test_one_process_at_a_time(tmp_path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms, units
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixedPlane
 from ase.md.verlet import VelocityVerlet
 
 from mlff2d import MLFF2DCalculator, slab
@@ -24,7 +24,7 @@ from mlff2d.md.dynamics.nve import NVE as Verlet
 from mlff2d.md.dynamics.result import FAILED, FINISHED, STOPPED
 from mlff2d.md.dynamics.run import run_md
 from mlff2d.md.dynamics.settings import ENSEMBLES, GUARDS, MDSettings
-from tests.md_morse import morse, sheet
+from tests.standins import morse, sheet
 from tests.structures import turn
 
 QUIET = {"tell": lambda text: None}
@@ -158,8 +158,12 @@ def test_what_cannot_move_fails_alone() -> None:
     fixed.set_constraint(FixAtoms(range(len(fixed))))
     unknown = sheet()
     unknown.numbers[0] = 92
+    railed = sheet()
+    railed.set_constraint(FixedPlane([0], [0, 0, 1]))
+    only = "of constraints only FixAtoms can be kept, not FixedPlane; remove it"
     bad = [
         (Atoms("Cu2", [[0, 0, 0], [0, 0, 2.2]]), "a molecule, not a slab"),
+        (railed, only),
         (Atoms("Cu", cell=[2.5, 2.5, 2.5], pbc=True), "no axis has the 4.5 Å of vacuum"),
         (fixed, "nothing can move in it"),
         (unknown, "the model has never seen U"),

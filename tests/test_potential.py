@@ -14,7 +14,7 @@ from mlff2d.errors import StructureError
 from mlff2d.graph import collate
 from mlff2d.models import REGISTRY
 from mlff2d.potential import Potential
-from mlff2d.priors import ZBL
+from mlff2d.priors import ZBL, ReferenceEnergies
 from tests.potentials import random_potential
 from tests.structures import VARIANTS, mos2, random_crystal, turn, variant
 
@@ -157,6 +157,22 @@ def test_reference_energies_stay_exact_in_float32() -> None:
     assert potential.references.as_dict() == exact
     assert potential.dtype == torch.float32
     assert potential(to_graph(mos2(), 4.5).to(dtype=torch.float32)).energy.dtype == torch.float64
+
+
+def test_the_fingerprint_is_that_of_all_the_energies_depend_on() -> None:
+    def potential(zbl: bool = True) -> Potential:
+        return random_potential("painn", zbl=zbl)
+
+    first = potential().fingerprint()
+    assert potential().fingerprint() == first
+    scaled, shifted, turned = potential(), potential(), potential()
+    scaled.scale *= 1 + 1e-12
+    shifted.references = ReferenceEnergies(shifted.references.as_dict() | {1: -3.0})
+    with torch.no_grad():
+        list(turned.model.parameters())[-1][0] += 1e-9
+    others = [scaled, shifted, turned, potential(zbl=False)]
+    prints = [other.fingerprint() for other in others]
+    assert len({first, *prints}) == 1 + len(others)
 
 
 def test_unknown_element_is_named() -> None:

@@ -10,17 +10,15 @@ import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk, mx2
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io import ulm
-from ase.io.trajectory import write_atoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlff2d.errors import StructureError
 from mlff2d.reading import iter_structures
 from mlff2d.training.data.readers import Keys, Record, Rejected, iter_records
-from mlff2d.training.data.record import material_of, to_record
+from mlff2d.training.data.record import material_of
+from tests.gpaw_files import gpaw_text
 from tests.shared import DATA, needs_data
 from tests.training_helpers import monolayers
 
@@ -258,96 +256,6 @@ def test_frames_behind_a_number_are_the_same(tmp_path):
     assert [r.energy for r in later] == [r.energy for r in every[3:]]
 
 
-def gpaw_text(atoms: Atoms, free: float, extrapolated: float, tail: str = "") -> str:
-    """The parts of GPAW's text output that ASE reads, of one structure."""
-    rows = "".join(
-        f"{k:4d} {a.symbol:<5}" + "".join(f"{x:13.6f}" for x in a.position) + "\n"
-        for k, a in enumerate(atoms)
-    )
-    cell = "".join(
-        f"  {k + 1}. axis:    {'yes' if p else 'no'} "
-        + "".join(f"{x:12.6f}" for x in v)
-        + "    24     0.1500\n"
-        for k, (v, p) in enumerate(zip(atoms.cell, atoms.pbc, strict=True))
-    )
-    forces = "".join(
-        f"{k:3d} {a.symbol:<3}" + "".join(f"{x:12.5f}" for x in f) + "\n"
-        for k, (a, f) in enumerate(zip(atoms, atoms.get_forces(), strict=True))
-    )
-    stress = "".join(
-        "".join(f"{x:13.6f}" for x in row) + "\n" for row in atoms.get_stress(voigt=False)
-    )
-    return f"""
-  ___ ___ ___ _ _ _  
- |   |   |_  | | | | 
- | | | | | . | | | | 
- |__ |  _|___|_____|  22.8.0
- |___|_|             
-
-Positions:
-{rows}
-Unit cell:
-           periodic     x           y           z      points  spacing
-{cell}
-Energy contributions relative to reference atoms: (reference = -93457.127041)
-
-Kinetic:        +12.345678
-Potential:      -11.345678
-External:        +0.000000
-XC:             -10.345678
-Entropy (-ST):   -0.123456
-Local:           +0.012345
---------------------------
-Free energy:   {free:+14.6f}
-Extrapolated:  {extrapolated:+14.6f}
-
-{tail}Forces in eV/Ang:
-{forces}
-Stress tensor:
-{stress}
-"""
-
-
-def test_the_free_energy_of_gpaws_text_is_taken(tmp_path):
-    """ASE attaches the energy extrapolated to no smearing, to which the forces do not belong."""
-    path = tmp_path / "relax.txt"
-    path.write_text(gpaw_text(FRAMES[0], -9.5, -9.4) + gpaw_text(FRAMES[0], -9.7, -9.6))
-    records = list(iter_records(path, Keys()))
-    assert [r.energy for r in records] == [pytest.approx(-9.5), pytest.approx(-9.7)]
-    assert {r.trajectory for r in records} == {"relax.txt"}
-    np.testing.assert_allclose(records[0].forces, FRAMES[0].get_forces(), atol=1e-5)
-    virial = FRAMES[0].get_stress(voigt=False) * FRAMES[0].get_volume()
-    np.testing.assert_allclose(records[0].virial, virial, atol=1e-6 * FRAMES[0].get_volume())
-
-
-def test_a_dispersion_correction_is_part_of_the_free_energy(tmp_path):
-    atoms = FRAMES[0]
-    rows = "".join(f"{k:3d} {a.symbol:<3} 0.1 0.2 0.3\n" for k, a in enumerate(atoms))
-    tail = f"DFTD3\nvdW correction:\nEnergy: -10.4\n\nForces in eV/Ang:\n{rows}\n"
-    path = tmp_path / "relax.txt"
-    path.write_text(gpaw_text(atoms, -9.5, -9.4, tail))
-    (record,) = iter_records(path, Keys())
-    assert record.energy == pytest.approx(-9.5 - 1.0)
-    np.testing.assert_allclose(record.forces, [[0.1, 0.2, 0.3]] * len(atoms))
-
-
-def test_gpaws_restart_file(tmp_path):
-    path = tmp_path / "relaxed.gpw"
-    with ulm.Writer(path, tag="gpaw") as writer:
-        writer.write(version=4)
-        write_atoms(writer.child("atoms"), FRAMES[0])
-        results = writer.child("results")
-        results.write(energy=-9.4, free_energy=-9.5)
-        results.write("forces", FRAMES[0].get_forces())
-        results.write("stress", FRAMES[0].get_stress())
-        waves = writer.child("wave_functions")
-        waves.write("fermi_levels", np.zeros(1))
-    (record,) = iter_records(path, Keys())
-    assert record.energy == pytest.approx(-9.5)
-    assert record.trajectory == "relaxed.gpw"
-    np.testing.assert_allclose(record.forces, FRAMES[0].get_forces())
-
-
 def test_a_folder_of_any_files(tmp_path):
     (tmp_path / "gpaw").mkdir()
     (tmp_path / "gpaw/relax.txt").write_text(gpaw_text(FRAMES[0], -9.5, -9.4))
@@ -400,51 +308,6 @@ def test_labels_under_another_name_are_told(tmp_path, label, name, before, after
         f"a.extxyz: 2 frames without {label} have an entry {name!r}, which is not read; if it is "
     )
     assert len(list(iter_records(path, Keys(labels=False)))) == 2
-
-
-def slab_in_space(name: str, seed: int, noise: float) -> Atoms:
-    """A monolayer turned in space, with another axis as its vacuum and anything as its vector."""
-    atoms = mx2("MoS2", kind={"1H": "2H", "1T": "1T"}[name], vacuum=8.0)
-    rng = np.random.default_rng(seed)
-    atoms.rattle(noise, seed=seed)
-    atoms.rotate(rng.uniform(0, 180), rng.normal(size=3), rotate_cell=True)
-    order = [[0, 1, 2], [2, 0, 1], [1, 2, 0]][seed % 3]
-    atoms.set_cell(atoms.cell.array[order], scale_atoms=False)
-    atoms.pbc = np.array([True, True, False])[order]
-    return atoms
-
-
-@pytest.mark.parametrize(("name", "number"), [("1H", 78), ("1T", 72)])
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("noise", [0.0, 0.01])
-def test_layer_groups_in_any_orientation(name, number, seed, noise):
-    record = to_record(0, slab_in_space(name, seed, noise), Keys(labels=False))
-    assert record.layer_group == number
-
-
-def test_a_skewed_cell_of_the_same_layer_has_the_same_group():
-    atoms = slab_in_space("1H", 0, 0.0)
-    atoms.cell[1] += 137 * atoms.cell[0]
-    assert to_record(0, atoms, Keys(labels=False)).layer_group == 78
-
-
-def test_a_cell_without_room_for_a_layer_has_none_and_takes_no_time():
-    atoms = Atoms("H", cell=[[0.64, 0, 0], [-0.12, 15.5, 0], [0, 0, 20]], pbc=[1, 1, 0])
-    assert to_record(0, atoms, Keys(labels=False)).layer_group == 0
-
-
-def test_what_has_no_layer_group_has_zero():
-    for atoms in (bulk("Cu"), Atoms("Cu"), Atoms("Cu", cell=[0, 0, 3], pbc=[0, 0, 1])):
-        atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
-        assert to_record(0, atoms, Keys()).layer_group == 0
-
-
-def test_a_layer_group_that_is_not_found_is_no_error(monkeypatch):
-    def fail(*args, **kwargs):
-        raise ValueError("too small a tolerance")
-
-    monkeypatch.setattr("mlff2d.symmetry.moyopy.MoyoLayerDataset", fail)
-    assert to_record(0, FRAMES[0], Keys()).layer_group == 0
 
 
 @needs_data

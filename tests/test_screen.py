@@ -24,6 +24,7 @@ from mlff2d.sources import Found
 from tests.screens import (
     Killed,
     Wandering,
+    assert_same,
     open_folder,
     outputs_in,
     result_of,
@@ -46,11 +47,6 @@ def uninterrupted(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     screen(write_sheets(folder / "in.extxyz", TOTAL), outputs_in(folder), block=BLOCK)
     return folder
-
-
-def assert_same(folder: Path, whole: Path) -> None:
-    for ours, theirs in zip(outputs_in(folder).paths, outputs_in(whole).paths, strict=True):
-        assert ours.read_bytes() == theirs.read_bytes(), ours.name
 
 
 def test_blocks() -> None:
@@ -285,9 +281,14 @@ def test_foreign_files_are_not_written_over(uninterrupted, tmp_path) -> None:
         assert path.read_text() == "precious"
         path.unlink()
     (tmp_path / "out.progress").mkdir()
-    (tmp_path / "out.progress" / "run.json").write_text("[1, 2]\n")
-    with pytest.raises(ValueError, match=r"out\.progress is no folder of a relaxation"):
-        screen(source, outputs)
+    for other in (
+        "[1, 2]",
+        "{}",
+        '{"identity": {"model": 1}, "plan": ["to rest"], "measured": {}}',
+    ):
+        (tmp_path / "out.progress" / "run.json").write_text(other)
+        with pytest.raises(ValueError, match=r"out\.progress is no folder of a relaxation"):
+            screen(source, outputs)
     screen(source, outputs, restart=True, block=BLOCK)
     outputs.table.write_text("edited by hand")
     with pytest.raises(ValueError, match=r"out\.csv exists and is not what this run wrote"):

@@ -12,7 +12,16 @@ from mlff2d.md.screen.block import run_block
 from mlff2d.md.screen.compose import compose
 from mlff2d.md.screen.journal import records_in
 from mlff2d.md.screen.run_folder import RunFolder
-from tests.screens import IDENTITY, Killed, Wandering, open_folder, outputs_in, screen, write_sheets
+from tests.screens import (
+    IDENTITY,
+    Killed,
+    Wandering,
+    assert_same,
+    open_folder,
+    outputs_in,
+    screen,
+    write_sheets,
+)
 
 TOTAL, BLOCK = 11, 4
 
@@ -23,11 +32,6 @@ def uninterrupted(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     screen(write_sheets(folder / "in.extxyz", TOTAL), outputs_in(folder), block=BLOCK)
     return folder
-
-
-def assert_same(folder: Path, whole: Path) -> None:
-    for ours, theirs in zip(outputs_in(folder).paths, outputs_in(whole).paths, strict=True):
-        assert ours.read_bytes() == theirs.read_bytes(), ours.name
 
 
 def test_two_that_begin_at_once(uninterrupted, tmp_path, monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """The model that ships: it is there, it is exact, and its physics is that of 2D materials."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -13,6 +14,9 @@ from benchmarks.lattice_constants import PBE, monolayer
 from benchmarks.slab_checks import derivative_errors, spread
 from mlff2d import MLFF2DCalculator, checkpoint
 from mlff2d.cli import relax_main
+from mlff2d.md.dynamics.result import FINISHED, STOPPED
+from mlff2d.md.dynamics.run import run_md
+from mlff2d.md.dynamics.settings import MDSettings
 from mlff2d.md.relaxation.relax import relax
 from mlff2d.md.relaxation.settings import RelaxSettings
 from mlff2d.reading import iter_structures
@@ -81,6 +85,31 @@ def test_atoms_pushed_together_repel(calculator: MLFF2DCalculator) -> None:
         atoms.set_cell(atoms.cell.array * [[scale], [scale], [1]], scale_atoms=True)
         energies.append(calculator.get_potential_energy(atoms))
     assert (np.diff(energies) > 1.0).all()
+
+
+@pytest.mark.slow
+def test_dynamics_stays_in_what_the_model_knows_and_nonsense_does_not() -> None:
+    """Molten layers it knows too; atoms thrown about at random nobody does."""
+    slabs = [
+        mx2("MoS2", a=3.187, vacuum=8.0, size=(2, 2, 1)),
+        graphene(a=2.4625, vacuum=8.0, size=(2, 2, 1)),
+    ]
+    hot = MDSettings(
+        temperature=1000.0,
+        timestep=1.5,
+        steps=60,
+        thermostat_time=20.0,
+        unguarded=("temperature", "close", "layer"),
+    )
+    moved = run_md(slabs, None, hot, tell=print)
+    assert [replica.status for replica in moved.replicas] == [FINISHED] * 2
+    assert moved.log["temperature"][-2:].min() > 400
+    for slab in slabs:
+        slab.rattle(0.6, seed=0)
+    shaken = run_md(slabs, None, replace(hot, steps=1), tell=print)
+    for replica in shaken.replicas:
+        assert replica.status == STOPPED
+        assert "as far from the training set" in replica.reason
 
 
 @needs_data

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,27 @@ def monolayer(first: str, second: str, rng: np.random.Generator) -> Atoms:
 
 def monolayers(n_each: int = 2, seed: int = 0) -> list[Atoms]:
     """`n_each` frames of each of the 36 ordered pairs of metals, in random order."""
+    return deepcopy(_monolayers(n_each, seed))
+
+
+@cache
+def _monolayers(n_each: int, seed: int) -> list[Atoms]:
     rng = np.random.default_rng(seed)
     frames = [monolayer(a, b, rng) for a in METALS for b in METALS for _ in range(n_each)]
     return [frames[k] for k in rng.permutation(len(frames))]
+
+
+def partly_labelled() -> list[Atoms]:
+    """One frame of each of 36 materials; two have no forces, two no stress, one of them neither."""
+    frames = monolayers(1)
+    for k, atoms in enumerate(frames):
+        results = dict(atoms.calc.results)
+        if k in (3, 5):
+            del results["forces"]
+        if k in (4, 5):
+            del results["stress"]
+        atoms.calc = SinglePointCalculator(atoms, **results)
+    return frames
 
 
 def write_monolayers(path: Path, n_each: int = 2) -> Path:

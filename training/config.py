@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,8 @@ from mlff2d.files import write_text
 
 from .checks import check_model, check_start, describe
 from .sections import Config
+
+S = TypeVar("S", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -75,6 +77,11 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     Raises ConfigError for a file that is not readable YAML, an unknown key (naming the nearest), a
     missing one, a value of the wrong kind, or settings that make no model.
     """
+    return make_config(read_yaml(path), path, overrides)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The tree of settings in a YAML file. Raises ConfigError where it is not one."""
     try:
         raw = yaml.load(path.read_text(), _Loader)
     except OSError as error:
@@ -84,7 +91,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
         raise ConfigError(f"{path}: not valid YAML ({text}).") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a config is a list of 'key: value' lines.")
-    return make_config(raw, path, overrides)
+    return raw
 
 
 def make_config(raw: dict[str, Any], path: Path, overrides: Iterable[str] = ()) -> Config:
@@ -94,14 +101,7 @@ def make_config(raw: dict[str, Any], path: Path, overrides: Iterable[str] = ()) 
     """
     for override in overrides:
         apply_override(raw, override)
-    _refuse_unknown(raw, Config, path)
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        problem = describe(first).removesuffix(".")
-        raise ConfigError(f"{path}: {key + ': ' if key else ''}{problem}.") from error
+    config = validated(raw, Config, path)
     try:
         if config.model.start is None:
             check_model(str(config.model.name), config.model.settings())
@@ -110,6 +110,21 @@ def make_config(raw: dict[str, Any], path: Path, overrides: Iterable[str] = ()) 
     except ValueError as error:
         raise ConfigError(f"{path}: model: {str(error).removesuffix('.')}.") from error
     return _with_priors_of_start(config, zbl, raw, path)
+
+
+def validated(raw: dict[str, Any], section: type[S], path: Path, at: str = "") -> S:
+    """The section that a tree of settings gives; `path` and `at`, its place, are for messages.
+
+    Raises ConfigError for an unknown key (naming the nearest) and for the first wrong value.
+    """
+    _refuse_unknown(raw, section, path, at)
+    try:
+        return section.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = at + ".".join(str(part) for part in first["loc"])
+        problem = describe(first).removesuffix(".")
+        raise ConfigError(f"{path}: {key + ': ' if key else ''}{problem}.") from error
 
 
 def _with_priors_of_start(
@@ -174,13 +189,13 @@ def save_config(config: Config, path: Path) -> None:
     write_text(yaml.safe_dump(config.resolved(), sort_keys=False, allow_unicode=True), path)
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Settings that differ and would change the result, as 'key: old -> new'."""
+def differences(old: dict[str, Any], new: dict[str, Any], free: Iterable[str] = FREE) -> list[str]:
+    """Settings that differ and would change the result, as 'key: old -> new'; not those `free`."""
     flat_old, flat_new = _flatten(old), _flatten(new)
     found = []
     for key in sorted(flat_old.keys() | flat_new.keys()):
         before, after = flat_old.get(key), flat_new.get(key)
-        if before != after and key not in FREE:
+        if before != after and key not in free:
             found.append(f"{key}: {before} -> {after}")
     return found
 

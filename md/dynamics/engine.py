@@ -62,6 +62,7 @@ class Engine:
             self.save()  # whatever is written from now on belongs to this run
         else:
             self._equip(potential, snapshot.max_edges)
+            self._evaluator.part_edges = snapshot.part_edges
             if torch.get_num_threads() != snapshot.threads:
                 torch.set_num_threads(snapshot.threads)  # sums may round otherwise
         if snapshot is None or not snapshot.latest:
@@ -228,6 +229,7 @@ class Engine:
         snapshot = Snapshot(
             settings=self._identity,
             max_edges=self._evaluator.max_edges,
+            part_edges=self._evaluator.part_edges,
             threads=torch.get_num_threads(),
             n_replicas=files.n_replicas,
             latest=list(self._latest),

@@ -105,7 +105,7 @@ class RunFiles:
         return RunFiles(self.output, n_before).of_replicas()
 
     def _refuse_foreign(self) -> None:
-        for path in (self.log.path, *self.of_replicas()):
+        for path in (self.log.path, *self.of_replicas(), self.summary, self.figure):
             if path.exists() and path.stat().st_size:
                 raise ValueError(
                     f"{path} exists and belongs to no run that could go on; "

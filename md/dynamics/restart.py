@@ -20,7 +20,7 @@ from mlff2d.files import naming
 from .state import MDState
 from .trajectory import Place
 
-FORMAT = 1
+FORMAT = 2
 """Number of the format of the file."""
 
 _DIGESTS = {"structures": "other structures", "model": "another model"}
@@ -52,7 +52,8 @@ class Snapshot:
     Attributes
     ----------
     settings : all that the results depend on, by name, as primitives
-    max_edges, threads : what else the floats depend on, as measured or found by the first process
+    max_edges, part_edges, threads : what else the floats depend on, as measured or found by the
+        process that saved
     n_replicas : those that could not begin among them
     latest : the latest states, the last that which the run goes on from; empty where every replica
         has ended
@@ -63,6 +64,7 @@ class Snapshot:
 
     settings: dict[str, Any]
     max_edges: int
+    part_edges: int | None
     threads: int
     n_replicas: int
     latest: list[MDState]
@@ -99,6 +101,8 @@ def load(path: Path, device: torch.device) -> Snapshot:
             f"{path} is not the state of a run of molecular dynamics; give another -o, or add "
             "--restart to write over it"
         ) from error
+    if number == 1:  # it did not say; without parts it was None
+        content["part_edges"], number = None, FORMAT
     if number != FORMAT:
         raise ValueError(
             f"{path} is of format {number} and this is format {FORMAT}: go on with the version "

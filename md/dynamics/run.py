@@ -16,7 +16,6 @@ from mlff2d.errors import StructureError
 from mlff2d.interrupt import StopRequest
 from mlff2d.potential import Potential
 
-from ..screen.screen import fingerprint
 from .engine import Engine, Progress, Tell
 from .files import RunFiles
 from .log import read_log
@@ -70,7 +69,7 @@ def run_md(
         stack.enter_context(files.held())
         identity = asdict(settings) | {
             "structures": prepared.digest,
-            "model": fingerprint(potential),
+            "model": potential.fingerprint(),
             "dtype": str(potential.dtype).removeprefix("torch."),
             "device": device.type,
             "frames": files.output.suffix,

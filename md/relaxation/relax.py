@@ -54,6 +54,11 @@ def relax(atoms: Atoms, calculator: Any, settings: RelaxSettings = DEFAULTS) -> 
     return judge(atoms, replace(reached, symmetrized=descent.symmetrized))
 
 
+def relax_with(atoms: Atoms, calculator: Any, **settings: Any) -> RelaxResult:
+    """`relax` with settings by their names, for those who cannot know `RelaxSettings`."""
+    return relax(atoms, calculator, RelaxSettings(**settings))
+
+
 def _is_single(calculator: Any) -> bool:
     return isinstance(calculator, MLFF2DCalculator) and calculator.dtype != torch.float64
 

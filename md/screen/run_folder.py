@@ -177,7 +177,7 @@ def open_run(
         _clear(path, frames)
     run = path / "run.json"
     content = _read_json(run)
-    if content is None:
+    if content is None or not _is_run(content):
         if (path.exists() and not path.is_dir()) or run.exists():
             raise ValueError(
                 f"{path} is no folder of a relaxation; "
@@ -205,6 +205,17 @@ def open_run(
     folder = RunFolder(path, frames, content)
     folder.refuse_foreign(outputs)
     return folder
+
+
+def _is_run(content: dict[str, Any]) -> bool:
+    """Whether this is what a run writes, of whatever format, and not some other JSON."""
+    identity, plan = content.get("identity"), content.get("plan")
+    return (
+        isinstance(identity, dict)
+        and isinstance(plan, dict)
+        and plan.keys() == {"total", "block"}
+        and isinstance(content.get("measured"), dict)
+    )
 
 
 def _refuse_other(frames: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,7 +65,7 @@ def begin(
     """
     identity = {
         "input": sources.digest,
-        "model": fingerprint(potential),
+        "model": potential.fingerprint(),
         "dtype": str(potential.dtype).removeprefix("torch."),
         "device": next(potential.parameters()).device.type,
         "relaxer": relaxer,
@@ -101,14 +100,3 @@ def relax_blocks(
         if not run_block(folder, k, sources.read(*folder.plan.span(k)), work, report):
             taken.append(k)
     return taken
-
-
-def fingerprint(potential: Potential) -> str:
-    """SHA-256 of all that the energies of a potential depend on, whatever file it came from."""
-    digest = hashlib.sha256(repr(potential.model.config).encode())
-    digest.update(f"{potential.scale} {potential.zbl is not None}".encode())
-    digest.update(repr(potential.references.as_dict()).encode())
-    for name, tensor in sorted(potential.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().double().numpy().tobytes())
-    return digest.hexdigest()

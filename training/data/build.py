@@ -92,6 +92,7 @@ def _contents(path: Path, summary: ConversionSummary) -> list[tuple[str, str]]:
     }
     counts = {name: int(np.isfinite(values).sum()) for name, values in labels.items()}
     groups = frames.column("layer_group")
+    levels = [level for level in frames.coded("level")[1] if level]
     return [
         ("frames read", f"{summary.n_frames:,}"),
         ("frames taken", f"{n:,}"),
@@ -100,6 +101,7 @@ def _contents(path: Path, summary: ConversionSummary) -> list[tuple[str, str]]:
         ("atoms", f"{n_atoms.min()} to {n_atoms.max()}, {n_atoms.sum():,} in all"),
         ("elements", f"{len(elements)}: {symbols(elements.tolist())}"),
         ("labels", ", ".join(f"{name} {c:,}" for name, c in counts.items() if c)),
+        *([("levels of theory", ", ".join(levels))] if levels else []),
         ("with a layer group", f"{np.count_nonzero(groups):,} in {len(set(groups) - {0})} groups"),
         ("size", f"{path.stat().st_size / 1e6:,.1f} MB"),
     ]

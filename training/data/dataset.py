@@ -110,13 +110,12 @@ class Dataset:
     @cached_property
     def material(self) -> Coded:
         """S strings: what the split keeps together. The same name is the same code."""
-        codes = self.frames.column("material")
-        table: dict[str, int] = {}
-        for f, names in enumerate(self.frames.names("material")):
-            mine = np.array([table.setdefault(text, len(table)) for text in names], dtype=np.int32)
-            inside = slice(self.frames.first[f], self.frames.first[f + 1])
-            codes[inside] = mine[codes[inside]]
-        return Coded(codes, list(table))
+        return Coded(*self.frames.coded("material"))
+
+    @cached_property
+    def level(self) -> Coded:
+        """S strings: the level of theory, "" where it is not known."""
+        return Coded(*self.frames.coded("level"))
 
     @cached_property
     def trajectory(self) -> Coded:

@@ -79,6 +79,20 @@ class Frames:
         """The table of names of each file."""
         return [list(file[f"{column}_names"].asstr()[:]) for file in self._files()]
 
+    def coded(self, column: str) -> tuple[NDArray[np.int32], list[str]]:
+        """Codes (S,) of a column of strings and the table of all; "" where a file lacks it."""
+        table: dict[str, int] = {}
+        codes = []
+        for f, file in enumerate(self._files()):
+            if column not in file:
+                n = int(self.first[f + 1] - self.first[f])
+                codes.append(np.full(n, table.setdefault("", len(table)), dtype=np.int32))
+                continue
+            names = file[f"{column}_names"].asstr()[:]
+            mine = np.array([table.setdefault(text, len(table)) for text in names], dtype=np.int32)
+            codes.append(mine[file[column][:]])
+        return np.concatenate(codes), list(table)
+
     @property
     def in_memory(self) -> bool:
         """Whether `load` was called."""

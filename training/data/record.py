@@ -55,6 +55,7 @@ class Record:
     frame : index in its source, from 0; in a folder of CIF files the line of its table, from 1
     material : what the split keeps together
     trajectory : what the steps of one run share, in the order of their frames
+    level : the level of theory as the structure's `level` says; "" where it says none
     z : (N,) uint8 atomic numbers
     pos, cell, pbc : (N, 3) and (3, 3) in Å, (3,)
     energy : eV; NaN where absent, as in `forces` and `virial`
@@ -68,6 +69,7 @@ class Record:
     frame: int
     material: str
     trajectory: str
+    level: str
     z: NDArray[np.uint8]
     pos: NDArray[np.float64]
     cell: NDArray[np.float64]
@@ -167,6 +169,7 @@ def to_record(frame: int, atoms: Atoms, keys: Keys) -> Record:
         frame=frame,
         material=material,
         trajectory=str(atoms.info.get("trajectory", material)),
+        level=str(atoms.info.get("level", "")),
         z=atoms.numbers.astype(np.uint8),
         pos=pos,
         cell=cell,

@@ -93,7 +93,7 @@ class StoreWriter:
 
     def append(self, columns: Columns) -> None:
         """Add structures: the columns of `columns_of`."""
-        columns = dict(columns)
+        columns = {"level": np.full(len(columns["n_atoms"]), "")} | columns  # an older piece
         ends = self._file["offset"][-1] + np.cumsum(columns.pop("n_atoms"))
         for name in sorted(columns):
             values = columns[name]
@@ -114,7 +114,13 @@ class StoreWriter:
         return np.array([codes.setdefault(pair, len(codes)) for pair in pairs], dtype=np.int32)
 
     def _content(self) -> str:
-        digests = [f"{name} {d.hexdigest()}" for name, d in sorted(self._digests.items())]
+        # Where no level is known the digest is that of files that have none.
+        without = {"level"} if {text for _, text in self._codes["level"]} <= {""} else set()
+        digests = [
+            f"{name} {d.hexdigest()}"
+            for name, d in sorted(self._digests.items())
+            if name not in without
+        ]
         lengths = hashlib.blake2b(self._file["offset"][:].tobytes(), digest_size=16).hexdigest()
         return hashlib.blake2b("\n".join([*digests, lengths]).encode(), digest_size=16).hexdigest()
 

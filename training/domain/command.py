@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mlff2d.arguments import add_model_and_data
+
 # Nothing heavy above the functions: --help must not wait for torch.
 
 DESCRIPTION = """\
@@ -27,14 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", metavar="MODEL", help="model file, or name of a shipped model")
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        type=Path,
-        nargs="+",
-        help="HDF5 files of `mlff2d data build`, and whatever that reads",
-    )
+    add_model_and_data(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="model file to write"
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlff2d.arguments import positive_count, positive_number
+from mlff2d.arguments import add_model_and_data, positive_count, positive_number
 
 # Nothing heavy above the functions: --help must not wait for torch.
 if TYPE_CHECKING:
@@ -52,14 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("model", metavar="MODEL", help="model file, or name of a shipped model")
-    parser.add_argument(
-        "data",
-        metavar="DATA",
-        type=Path,
-        nargs="+",
-        help="HDF5 files of `mlff2d data build`, and whatever that reads",
-    )
+    add_model_and_data(parser)
     parser.add_argument(
         "-o",
         "--output",

@@ -1,0 +1,1 @@
+"""Parts of the card of a universal potential; see `benchmarks.universal_card`."""

@@ -1,0 +1,1 @@
+"""Active learning: which structures are worth a calculation, and the rounds that this makes."""

@@ -1,0 +1,1 @@
+"""Structures to label: prototypes, substitutions, alloys, perturbed frames, random crystals."""
