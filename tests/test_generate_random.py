@@ -6,6 +6,7 @@ from ase import Atoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlff2d import cli
 from mlff2d.errors import StructureError
 from mlff2d.symmetry import layer_symmetry
 from mlff2d.training.generation import random_crystals
@@ -92,3 +93,10 @@ def test_what_fits_nowhere_is_told(monkeypatch) -> None:
     (found,) = random_layers(lambda rng: {"Mo": 1, "S": 1}, 1, [5], seed=0)
     assert isinstance(found, StructureError)
     assert "no connected layer" in str(found)
+
+
+def test_more_kinds_than_elements_are_refused(tmp_path, capsys) -> None:
+    options = ["generate", "random", "--elements", "Mo", "--n", "1", "-o", str(tmp_path / "o.xyz")]
+    assert cli.main(options) == 2
+    assert "--kinds asks for 2 different elements, and there are 1" in capsys.readouterr().err
+    assert cli.main([*options, "--kinds", "1"]) == 0

@@ -16,7 +16,10 @@ from mlff2d.checkpoint import save
 from mlff2d.dataset_file import DatasetFile
 from mlff2d.training.data.dataset import Dataset
 from mlff2d.training.data.merge import merge
+from mlff2d.training.data.splits import Split
 from mlff2d.training.labelling import potential as labelling
+from mlff2d.training.sections import LossConfig
+from mlff2d.training.tasks import PotentialTask
 from tests.potentials import random_potential
 from tests.structures import mos2, variant
 
@@ -164,3 +167,19 @@ def test_wrong_forces_fail_the_check(monkeypatch, capsys) -> None:
     said = capsys.readouterr().err
     assert "WRONG" in said
     assert "NOT those of the energy" in said
+
+
+def test_training_on_two_levels_is_noted(folder) -> None:
+    ase.io.write("in.extxyz", structures(2))
+    assert label("in.extxyz", "-o", "one.h5") == 0
+    save(random_potential("schnet"), folder / "model.pt")
+    assert label("in.extxyz", "-o", "two.h5") == 0
+    for paths, n_notes in (([Path("one.h5")], 0), ([Path("one.h5"), Path("two.h5")], 1)):
+        data = Dataset(paths, 4.0)
+        everything = np.arange(len(data))
+        task = PotentialTask(data, LossConfig())
+        notes = task.label_notes(Split(everything, everything[:1], everything[:0]))
+        assert len(notes) == n_notes
+        assert all(name in note for note in notes for name in data.level.names)
+        without = PotentialTask(data, LossConfig(energy=0.0))
+        assert not without.label_notes(Split(everything, everything[:1], everything[:0]))

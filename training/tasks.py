@@ -150,6 +150,14 @@ class PotentialTask(Task):
                     f"{_LABELS[label]}: there it acts on nothing."
                     for label in lacking
                 ]
+        level = self.data.level
+        levels = [level.names[code] for code in np.unique(level.codes[split.train])]
+        if len(levels) > 1 and any(stage and stage.energy for stage in stages.values()):
+            notes.append(
+                f"training frames are of {len(levels)} levels of theory "
+                f"({', '.join(name or 'not known' for name in levels)}) and share reference "
+                "energies: learn their energies together only where these have one zero."
+            )
         return notes
 
     def counts(self, graph: Graph, labels: Labels) -> Tensor:

@@ -77,7 +77,14 @@ def run(args: argparse.Namespace) -> int:
     if args.formula:
         draw: Drawn | Given = Given(tuple(args.formula), args.atoms)
     else:
-        draw = Drawn(require_elements(args.elements), args.kinds, args.atoms)
+        elements = require_elements(args.elements)
+        if args.kinds[0] > min(len(elements), args.atoms[1]):
+            raise ValueError(
+                f"--kinds asks for {args.kinds[0]} different elements, and there are "
+                f"{len(elements)} to draw from for up to {args.atoms[1]} atoms; "
+                "give more of either, or e.g. --kinds 1"
+            )
+        draw = Drawn(elements, args.kinds, args.atoms)
     groups = range(args.groups[0], args.groups[1] + 1)
     return write_generated(random_layers(draw, args.n, groups, args.seed), args, args.n)
 
