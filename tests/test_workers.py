@@ -161,6 +161,11 @@ def alive(pid: int) -> bool:
         return False
 
 
+def _heed_interrupts() -> None:
+    """A shell that runs tests in the background has them, and what they start, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_they_end_with_their_parent(path, tmp_path, how):
     if not Path("/proc/self/stat").exists():
@@ -174,6 +179,7 @@ def test_they_end_with_their_parent(path, tmp_path, how):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # so that Ctrl-C reaches all of them, as from a terminal
+        preexec_fn=_heed_interrupts,
     )
     assert process.stdout is not None
     pids = [int(pid) for pid in process.stdout.readline().split()]
