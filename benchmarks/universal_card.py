@@ -141,7 +141,7 @@ def run(options: Options, output: Path, kept: Kept, parts: Sequence[str]) -> dic
             began, cpu = time.perf_counter(), time.process_time()
             try:
                 result = measure(job, part)
-            except ValueError as error:  # StructureError and ModelFileError are ValueErrors
+            except (ValueError, OSError) as error:  # one part that fails does not end the others
                 failed[part] = f"FAILED: {' '.join(str(error).split())}"
                 job.note(f"{part}: {failed[part]}")
                 continue

@@ -91,6 +91,24 @@ def add_machine(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_restart(parser: argparse._ActionsContainer) -> None:
+    """The argument --restart of what goes on where it was."""
+    parser.add_argument(
+        "--restart", action="store_true", help="begin anew and write over an earlier run"
+    )
+
+
+def add_pressure(group: argparse._ActionsContainer, default: float) -> None:
+    """The argument --pressure of what moves the cell in the plane."""
+    group.add_argument(
+        "--pressure",
+        type=number,
+        default=default,
+        metavar="P",
+        help="in the plane, N/m; a positive one compresses (default: %(default)s)",
+    )
+
+
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     """The argument --set, which overrides settings of a config."""
     parser.add_argument(

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from mlff2d.arguments import (
     add_machine,
     add_model,
+    add_pressure,
+    add_restart,
     count,
     listed,
-    number,
     positive_count,
     positive_number,
 )
@@ -67,9 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="trajectory to write, .extxyz, .xyz or .traj (default: NAME-md.extxyz in this folder)",
     )
-    parser.add_argument(
-        "--restart", action="store_true", help="begin anew and write over an earlier run"
-    )
+    add_restart(parser)
     _add_physics(parser)
     _add_output(parser)
     add_machine(parser.add_argument_group("where and how it is computed"))
@@ -138,13 +137,7 @@ def _add_baths(parser: argparse.ArgumentParser) -> None:
         help="fs in which the thermostat renews the velocities (default: 500 for langevin and npt, "
         "100 else)",
     )
-    group.add_argument(
-        "--pressure",
-        type=number,
-        default=defaults.pressure,
-        metavar="P",
-        help="of npt, in the plane, N/m; a positive one compresses (default: %(default)s)",
-    )
+    add_pressure(group, defaults.pressure)
     group.add_argument(
         "--cell",
         choices=tuple(CELLS),

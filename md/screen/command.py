@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from mlff2d.arguments import (
     add_machine,
     add_model,
+    add_pressure,
+    add_restart,
     count,
     listed,
-    number,
     positive_count,
     positive_number,
 )
@@ -103,9 +104,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", choices=("csv", "parquet"), default="csv", help="kind of table (default: csv)"
     )
-    parser.add_argument(
-        "--restart", action="store_true", help="begin anew and write over an earlier run"
-    )
+    add_restart(parser)
     _add_relaxation(parser)
     _add_machine(parser)
 
@@ -146,13 +145,7 @@ def _add_relaxation(parser: argparse.ArgumentParser) -> None:
         default=defaults.cell,
         help="what of the cell is relaxed, see below (default: %(default)s)",
     )
-    group.add_argument(
-        "--pressure",
-        type=number,
-        default=defaults.pressure,
-        metavar="P",
-        help="in the plane, N/m; a positive one compresses (default: %(default)s)",
-    )
+    add_pressure(group, defaults.pressure)
     group.add_argument(
         "--symmetry", action="store_true", help="keep the layer group that a structure begins with"
     )

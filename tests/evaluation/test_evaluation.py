@@ -29,30 +29,15 @@ from mlff2d.training.evaluation.quantities import scores
 from mlff2d.training.evaluation.report import metrics
 from mlff2d.training.lineage import trained_on
 from mlff2d.training.sections import Config
-from tests.judging import ELEMENTS, SPLIT, as_hdf5, judge, potential_file, save
-from tests.training_helpers import PairNet, PairNetConfig, monolayers, write_monolayers
+from tests.judging import ELEMENTS, SPLIT, judge, potential_file, save
+from tests.training_helpers import PairNet, PairNetConfig, monolayers
 
 pytestmark = pytest.mark.usefixtures("pairnet")
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    return write_monolayers(tmp_path_factory.mktemp("data") / "metals.extxyz")
-
-
-@pytest.fixture(scope="module")
-def data(source) -> Path:
-    return as_hdf5(source)
-
-
-@pytest.fixture(scope="module")
 def whole(data) -> Dataset:
     return Dataset(data, 4.0)
-
-
-@pytest.fixture
-def model(tmp_path, source) -> Path:
-    return potential_file(tmp_path / "models" / "mine.pt", source)
 
 
 def by_calculator(model: Path, frames: list[Atoms]) -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import ase.io
 import pytest
 from ase import Atoms
@@ -12,25 +10,10 @@ from mlff2d import cli
 from mlff2d.training.data.splits import part_of
 from mlff2d.training.evaluation import command
 from mlff2d.training.evaluation.evaluate import Options
-from tests.judging import as_hdf5, potential_file
-from tests.training_helpers import monolayers, write_monolayers
+from tests.judging import potential_file
+from tests.training_helpers import monolayers
 
 pytestmark = pytest.mark.usefixtures("pairnet")
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    return write_monolayers(tmp_path_factory.mktemp("data") / "metals.extxyz")
-
-
-@pytest.fixture(scope="module")
-def data(source) -> Path:
-    return as_hdf5(source)
-
-
-@pytest.fixture
-def model(tmp_path, source) -> Path:
-    return potential_file(tmp_path / "models" / "mine.pt", source)
 
 
 def complaint(capsys, *argv: object) -> str:

@@ -11,25 +11,10 @@ import torch
 from mlff2d import checkpoint
 from mlff2d.property import PropertyPredictor
 from mlff2d.training.evaluation.quantities import scores
-from tests.judging import ELEMENTS, as_hdf5, judge, potential_file, save
-from tests.training_helpers import PairNet, PairNetConfig, monolayers, write_monolayers
+from tests.judging import ELEMENTS, judge, save
+from tests.training_helpers import PairNet, PairNetConfig, monolayers
 
 pytestmark = pytest.mark.usefixtures("pairnet")
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory) -> Path:
-    return write_monolayers(tmp_path_factory.mktemp("data") / "metals.extxyz")
-
-
-@pytest.fixture(scope="module")
-def data(source) -> Path:
-    return as_hdf5(source)
-
-
-@pytest.fixture
-def model(tmp_path, source) -> Path:
-    return potential_file(tmp_path / "models" / "mine.pt", source)
 
 
 def property_file(path: Path, seed: int = 0) -> Path:

@@ -249,7 +249,7 @@ def test_all_failed_is_one_sentence(model, data, tmp_path) -> None:
 
 def test_the_program_relaxes_with_md(tmp_path) -> None:
     """The shipped model against itself: no error, and the page has the section."""
-    frames = [ase.io.read(Path(__file__).parents[1] / "examples" / "monolayers.extxyz", index=0)]
+    frames = [ase.io.read(Path(__file__).parents[2] / "examples" / "monolayers.extxyz", index=0)]
     atoms = frames[0]
     atoms.calc = SinglePointCalculator(atoms, energy=-1.0)
     ase.io.write(tmp_path / "one.extxyz", atoms)
