@@ -1,0 +1,1 @@
+"""Alloys of a layer: formation energies by potentials, cluster expansions and compositions."""
