@@ -16,6 +16,7 @@ ABOUT = "Machine-learned interatomic potentials for two-dimensional materials."
 
 COMMANDS = {
     "active": "rounds of finding, labelling and learning the frames that teach most",
+    "alloy": "formation energies of an alloy: potentials beside cluster expansions",
     "analyse": "what trajectories show: means, distances, diffusion, ripples",
     "data": "build, merge and describe sets of labelled structures to train on",
     "domain": "add to a model file where its training set is",
@@ -131,6 +132,11 @@ def _load(name: str) -> Command:
 
         active.relaxer, active.mover = _relax_many, _move_many
         return active
+    if name == "alloy":
+        from mlff2d.training.alloys import command as alloy
+
+        alloy.relaxer, alloy.sampler = _relax_many, _swap_many
+        return alloy
     if name == "analyse":
         from mlff2d.md.analysis import command as analyse
 
@@ -198,6 +204,24 @@ def _relax_many(structures: Any, potential: Any, **settings: Any) -> Any:
     from mlff2d.md.relaxation.settings import RelaxSettings
 
     return relax_many(structures, potential, RelaxSettings(**settings))
+
+
+def _swap_many(
+    structures: Any,
+    species: Any,
+    potential: Any,
+    output: Any,
+    relax: Any,
+    progress: Any,
+    **settings: Any,
+) -> Any:
+    """Monte Carlo with a potential, for `alloy`; see `mlff2d.training.alloys.montecarlo`."""
+    from mlff2d.md.montecarlo.settings import SwapSettings
+    from mlff2d.md.montecarlo.swap import swap_monte_carlo
+    from mlff2d.md.relaxation.settings import RelaxSettings
+
+    how = SwapSettings(**settings, relax=None if relax is None else RelaxSettings(**relax))
+    return swap_monte_carlo(structures, species, potential, how, output, progress=progress)
 
 
 def _overview(prog: str, about: str, commands: Mapping[str, str]) -> str:

@@ -33,7 +33,7 @@ def pairs(atoms: Atoms, species: str, reach: float = 1.1) -> float:
     -1 for unlike: what a cluster expansion with pairs describes exactly.
     """
     metal = atoms[[k for k, s in enumerate(atoms.symbols) if s != "S"]]
-    a = np.sqrt(2 / np.sqrt(3) * abs(np.cross(*atoms.cell.array[:2, :2])) / len(metal))
+    a = np.sqrt(2 / np.sqrt(3) * abs(np.linalg.det(atoms.cell.array[:2, :2])) / len(metal))
     spin = np.where(np.array(list(metal.symbols)) == species, 1, -1)
     total = 0.0
     span = range(-6, 7)

@@ -13,25 +13,7 @@ from mlff2d.errors import nearest
 from ..config import apply_override, read_yaml, validated
 from ..finetuning.recipe import BATCH_SIZE, LR, STEPS
 from ..sections.base import Count, Positive, Section
-
-METHODS = {
-    "zero-shot": "the potentials of `potentials.starts` as they are",
-    "fine-tuned": "the same, trained further on the DFT frames",
-    "scratch": "their architectures, trained on the DFT frames from random weights",
-    "energy-only": "a network trained on formation energies of structures that the fine-tuned "
-    "potential relaxed",
-    "energy-only-dft": "the same on structures that DFT relaxed, which nobody has of a new one",
-    "ce-ols": "cluster expansion, least squares",
-    "ce-ridge": "cluster expansion, ridge regression",
-    "ce-lasso": "cluster expansion, LASSO",
-    "ce-ardr": "cluster expansion, automatic relevance determination",
-    "ce-all": "cluster expansion fitted to the held-out configurations too, as is often printed; "
-    "not a prediction",
-    "fractions": "a small network on the shares of the elements",
-    "roost": "a network of messages between the elements of the composition",
-    "ideal": "zero: an ideal mixture of the end members",
-}
-"""What predicts formation energies."""
+from .choices import METHODS
 
 
 class SystemConfig(Section):
@@ -45,6 +27,7 @@ class SystemConfig(Section):
     end_members : files of layers with one species on all shared sites, for the lattice constants
         relaxations begin with; those among the DFT frames are found without being named
     phase : 1H, 1T, ...; part of names only
+    name : of the alloy; by default made of its elements, MoWS2
     """
 
     parent: Path
@@ -52,6 +35,7 @@ class SystemConfig(Section):
     species: Annotated[tuple[str, ...], Field(min_length=2)]
     end_members: tuple[Path, ...] = ()
     phase: str = ""
+    name: str = ""
 
 
 class CellsConfig(Section):
@@ -94,6 +78,8 @@ class PotentialsConfig(Section):
     starts : shipped models, model files, imported checkpoints
     together : train on the frames of all systems; else each system alone
     steps : of the optimiser, about; the same from a start and from scratch
+    energy_steps : of a second training, in which energies weigh most and only frames near their
+        minima have them; 0 for none
     lr, scratch_lr : learning rates from a start and from scratch
     batch_size : frames in a step
     """
@@ -101,6 +87,7 @@ class PotentialsConfig(Section):
     starts: Annotated[tuple[str, ...], Field(min_length=1)] = ("universal",)
     together: bool = True
     steps: Count = STEPS
+    energy_steps: Annotated[int, Field(ge=0)] = 300
     lr: Positive = LR
     scratch_lr: Positive = 3e-3
     batch_size: Count = BATCH_SIZE
@@ -163,24 +150,59 @@ class SplitsConfig(Section):
     repeats: Count = 5
 
 
-class MonteCarloConfig(Section):
-    """Swaps of atoms of a supercell at falling temperatures.
+class WalkConfig(Section):
+    """How long atoms change places, and in how large a cell.
 
     Attributes
     ----------
-    by : energies of the cluster expansion, or of the fine-tuned potential, on its lattice or
-        relaxed at every trial
     supercell : primitive cells along both lattice vectors
-    shares : of the last species
-    temperatures : K, the first is where it begins
     sweeps : trials for each shared site at each temperature
-    equilibrate : share of the sweeps that enters no mean
     replicas : runs from other random starts, for the error
     """
 
-    by: tuple[Literal["expansion", "potential", "potential-relaxed"], ...] = ("expansion",)
     supercell: tuple[Count, Count] = (12, 12)
-    shares: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (1 / 3, 0.5, 2 / 3)
+    sweeps: Count = 400
+    replicas: Count = 3
+
+
+class PotentialWalkConfig(WalkConfig):
+    """The same with a potential, all temperatures at a time.
+
+    Attributes
+    ----------
+    fmax, smax, steps : every trial is relaxed from Vegard's lattice until forces in eV/Å and
+        in-plane stress in N/m are below, or for so many steps: its energy is that of the last
+    """
+
+    supercell: tuple[Count, Count] = (6, 6)
+    sweeps: Count = 20
+    replicas: Count = 2
+    fmax: Positive = 0.05
+    smax: Positive = 0.1
+    steps: Count = 20
+
+
+class MonteCarloConfig(Section):
+    """Swaps of atoms of a supercell at several temperatures.
+
+    Attributes
+    ----------
+    by : energies of a cluster expansion, or of the fine-tuned potential, on Vegard's lattice or
+        relaxed at every trial
+    fit : kind of the cluster expansion, as in the methods "ce-..."
+    shares : of the last species
+    temperatures : K
+    equilibrate : share of the sweeps that enters no mean
+    expansion, potential : how long and how large with each
+    """
+
+    by: tuple[Literal["expansion", "potential", "potential-relaxed"], ...] = ("expansion",)
+    fit: Literal["ols", "ridge", "lasso", "ardr"] = "ardr"
+    shares: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Field(min_length=1)] = (
+        1 / 3,
+        0.5,
+        2 / 3,
+    )
     temperatures: Annotated[tuple[Positive, ...], Field(min_length=1)] = (
         1500.0,
         1000.0,
@@ -193,9 +215,16 @@ class MonteCarloConfig(Section):
         60.0,
         30.0,
     )
-    sweeps: Count = 200
     equilibrate: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    replicas: Count = 2
+    expansion: WalkConfig = WalkConfig()
+    potential: PotentialWalkConfig = PotentialWalkConfig()
+
+    @field_validator("temperatures")
+    @classmethod
+    def _each_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("give each temperature once; more replicas make errors smaller")
+        return value
 
 
 class AlloyConfig(Section):

@@ -64,23 +64,23 @@ def match(structure: Atoms, parent: Atoms, species: Sequence[Sequence[str]]) -> 
             f"has {len(parent)}"
         )
     _refuse_composition(layer, parent, species, cells)
-    best: Match | None = None
+    best, least = None, np.inf
     for rows, strain in _cells(layer, parent, cells):
-        for found in _placed(layer, parent, species, rows, strain):
-            if best is None or found.farthest < best.farthest - 1e-6:
-                best = found
-    shortest = _shortest(parent)
-    if best is None or best.farthest > FARTHEST * shortest:
+        for farthest, sites, cell in _placed(layer, parent, species, rows):
+            if farthest < least - 1e-6:
+                best, least = (sites, cell, strain), farthest
+    if best is None or least > FARTHEST * _shortest(parent):
         how = (
             "its lattice is none of the parent's"
             if best is None
-            else f"an atom is {best.farthest:.2f} Å from its site"
+            else f"an atom is {least:.2f} Å from its site"
         )
         raise StructureError(
             f"it is no arrangement on the lattice of {reduced_formula(parent)}: {how}; another "
             "phase is another parent"
         )
-    return best
+    sites, cell, strain = best
+    return Match(_ideal(layer, sites, cell), least, strain)
 
 
 def _refuse_composition(
@@ -139,9 +139,8 @@ def _placed(
     parent: Atoms,
     species: Sequence[Sequence[str]],
     rows: NDArray[np.int64],
-    strain: float,
-) -> Iterator[Match]:
-    """The structure on that cell, moved so that its first atom of a kind is on each such site."""
+) -> Iterator[tuple[float, Array, Array]]:
+    """The structure on that cell, its rarest atom on each of its sites: farthest, sites, cell."""
     cell = np.zeros((3, 3))
     cell[:2, :2] = rows @ parent.cell.array[:2, :2]
     cell[2, 2] = parent.cell.array[2, 2]
@@ -160,8 +159,7 @@ def _placed(
             continue
         mean = gaps.mean(0)
         farthest = float(np.linalg.norm(gaps - mean, axis=1).max())
-        if farthest < FARTHEST * 3 * _shortest(parent):
-            yield Match(_ideal(layer, sites[order], cell), farthest, strain)
+        yield farthest, sites[order], cell
 
 
 def _sites(parent: Atoms, cell: Array, rows: NDArray[np.int64]) -> tuple[Array, NDArray[np.int64]]:

@@ -21,4 +21,4 @@ def load_method(name: str) -> Method:
         return energy_only.METHODS[name]
     from . import potentials
 
-    return potentials.METHODS[name]
+    return potentials.method(name)

@@ -18,6 +18,7 @@ from mlff2d.reading import iter_structures
 
 from ..data.readers import iter_frames
 from ..generation.alloys import Alloy, Sublattice, distinct, quasirandom, random_cells, require_icet
+from ..generation.layers import material_of
 from .config import CellsConfig, SystemConfig
 from .match import match
 
@@ -174,17 +175,20 @@ def build_system(
     sub = Sublattice(config.sublattice, config.species)
     alloy = Alloy(parent, [sub], ends, config.phase)
     lattice = Lattice(alloy)
-    system = System(alloy.system, alloy, lattice)
+    system = System(config.name or alloy.system, alloy, lattice)
     found: dict[tuple[float, ...], list[tuple[Atoms, Atoms]]] = {}
+    left_out: dict[str, list[str]] = {}
     for frame in frames:
         if not _fits(frame, lattice):
             continue
         try:
             ideal = match(frame, lattice.parent, lattice.species).ideal
         except StructureError as error:
-            system.notes.append(f"{_name_of(frame)} is left out: {error}")
+            left_out.setdefault(_name_of(frame), []).append(str(error))
             continue
         found.setdefault(lattice.fingerprint(ideal), []).append((frame, ideal))
+    for name, why in left_out.items():
+        system.notes.append(f"of {name} {len(why)} frames are left out: {why[0]}")
     groups = sorted(found.values(), key=lambda group: (len(group[0][1]), _name_of(group[0][0])))
     known = {species for end in ends for species in end.symbols if species in lattice.shared}
     relaxed = [_lowest(group, max_fmax, max_smax) for group in groups]
@@ -214,7 +218,7 @@ def _fits(frame: Atoms, lattice: Lattice) -> bool:
 
 
 def _name_of(frame: Atoms) -> str:
-    return str(frame.info.get("config") or frame.info.get("material") or frame.symbols.formula)
+    return str(frame.info.get("config") or material_of(frame))
 
 
 def _lowest(group: list[tuple[Atoms, Atoms]], max_fmax: float, max_smax: float) -> Atoms | None:
@@ -268,8 +272,10 @@ def _configuration(
 def configuration(system: System, ideal: Atoms, name: str = "") -> Configuration:
     """An arrangement on the parent's sites, without DFT results."""
     start = system.alloy.finished(ideal, "k", 0)
+    name = name or str(start.info["config"])
+    start.info |= {"config": name, "material": name}
     shares, n = system.lattice.shares(ideal)
-    return Configuration(system.name, name or start.info["config"], ideal, start, shares, n)
+    return Configuration(system.name, name, ideal, start, shares, n)
 
 
 def _refuse_equal_names(system: System) -> None:

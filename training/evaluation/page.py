@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 from mlff2d.files import write_text
 
-from .direct import Section
 from .plots import Plot
 from .tables import Table
 
@@ -27,21 +27,23 @@ class Page:
     bodies: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
 
-    def add(self, section: Section, plots: list[Plot], tables: list[Table]) -> None:
-        """Append a section: its sentences, its first tables, the figures, the other tables."""
-        n_first = 1 + len(section.tables)
-        parts = [f"<h2 id='{section.key}'>{escape(section.title)}</h2>"]
-        population = section.population
-        parts.append(
-            f"<p>{len(population):,} structures of {len(population.materials.names):,} materials "
-            f"and {len(population.compositions.elements)} elements.</p>"
-        )
-        parts += [_paragraph(line) for line in section.lines]
-        parts += [_table(table, section.key) for table in tables[:n_first]]
+    def add(
+        self,
+        key: str,
+        title: str,
+        lines: Sequence[str],
+        tables: Sequence[Table] = (),
+        plots: Sequence[Plot] = (),
+        folded: Sequence[Table] = (),
+    ) -> None:
+        """Append a section: its sentences, its tables, the figures, and tables to be opened."""
+        parts = [f"<h2 id='{key}'>{escape(title)}</h2>"]
+        parts += [_paragraph(line) for line in lines]
+        parts += [_table(table, key) for table in tables]
         parts += [_figure(plot) for plot in plots]
-        parts += [_folded(table, section.key) for table in tables[n_first:]]
+        parts += [_folded(table, key) for table in folded]
         self.bodies.append("\n".join(parts))
-        self.links.append(f"<a href='#{section.key}'>{escape(section.title)}</a>")
+        self.links.append(f"<a href='#{key}'>{escape(title)}</a>")
 
 
 def write_page(page: Page, path: Path) -> None:

@@ -102,12 +102,22 @@ def write_report(report: Report, folder: Path) -> Path:
             _prefixed(table, section).write_csv(folder)
         path = folder / f"{section.key}-structures.csv"
         write_structures(section.population, section.quantities, path)
-        page.add(section, plots, tables)
+        n_first = 1 + len(section.tables)
+        lines = [_population_line(section), *section.lines]
+        page.add(section.key, section.title, lines, tables[:n_first], plots, tables[n_first:])
     numbers = json.dumps(_plain(metrics(report)), indent=1, ensure_ascii=False)
     write_text(numbers + "\n", folder / METRICS)
     path = folder / PAGE
     write_page(page, path)
     return path
+
+
+def _population_line(section: Section) -> str:
+    population = section.population
+    return (
+        f"{len(population):,} structures of {len(population.materials.names):,} materials and "
+        f"{len(population.compositions.elements)} elements."
+    )
 
 
 def _prefixed(table: Table, section: Section) -> Table:

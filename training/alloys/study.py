@@ -1,0 +1,227 @@
+"""A study of alloys, to be read from top to bottom.
+
+Everything that takes time is kept in the run folder as it is done, and read from there when the
+same command is given again; see `kept`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import ase.io
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from ..config import ConfigError
+from ..console import make_console
+from ..lock import locked
+from .choices import STEPS
+from .config import AlloyConfig
+from .findings import Study
+from .judge import judge
+from .kept import answers_of, folder_of
+from .method import Answers, Task
+from .potentials import FINE_TUNED, expanded, final_potential
+from .report import write_report
+from .splits import Split, smaller, splits
+from .system import Configuration, System, build_system, candidates, read_frames
+from .tables import cells_table, predicted_table
+from .verdict import NOT_PREDICTIONS
+
+
+class Stopped(Exception):
+    """A signal ended the study; what was finished is kept."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
+def run_study(
+    config: AlloyConfig, steps: Iterable[str] = tuple(STEPS), console: Console | None = None
+) -> int | None:
+    """The steps named, and the report; the number of a signal that interrupted it, else None.
+
+    Raises ConfigError, StructureError, ModelFileError, ValueError and OSError (one sentence) for
+    what the user can mend.
+    """
+    console = console or make_console()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    with locked(config.run_dir):
+        study = prepare(config, console)
+        try:
+            for step in STEPS:
+                if step in steps:
+                    _DO[step](study, console)
+        except Stopped as stop:
+            console.print("Stopped; the same command goes on from there.")
+            return stop.signal
+        for path in write_report(study, console):
+            console.print(f"Written: {path}", soft_wrap=True)
+    return None
+
+
+def prepare(config: AlloyConfig, console: Console) -> Study:
+    """Everything that is given, read and sorted by system. Raises ConfigError and ValueError."""
+    frames, notes = read_frames(config.frames)
+    systems: dict[str, System] = {}
+    for given in config.systems:
+        system = build_system(given, frames, config.max_fmax, config.max_smax)
+        if system.name in systems:
+            raise ConfigError(
+                f"systems: {system.name} is given twice; leave one of them out, or give it a name."
+            )
+        systems[system.name] = system
+        notes += [f"{system.name}: {note}" for note in system.notes]
+    _refuse_overlap(systems)
+    compared = {}
+    for name, system in systems.items():
+        n = len(system.with_dft)
+        if n >= config.min_configurations:
+            system.require_ends()
+            compared[name] = system
+        elif config.frames:
+            notes.append(
+                f"{name} has {n} configurations that DFT relaxed, and "
+                f"{config.min_configurations} are wanted to compare methods; it is left out there"
+            )
+    cells = {name: list(candidates(s, config.cells, config.seed)) for name, s in systems.items()}
+    study = Study(config, systems, compared, cells, notes)
+    for note in notes:
+        console.print(f"Note: {note}.", soft_wrap=True)
+    return study
+
+
+def _refuse_overlap(systems: dict[str, System]) -> None:
+    """Raise ConfigError for alloys of one phase that have mixtures in common."""
+    for one, other in combinations(systems.values(), 2):
+        common = set(one.lattice.shared) & set(other.lattice.shared)
+        same = one.alloy.parent.symbols.formula.count().keys() - set(one.lattice.shared)
+        same_phase = one.alloy.phase == other.alloy.phase
+        if same_phase and len(common) > 1 and same <= set(other.alloy.parent.symbols):
+            raise ConfigError(
+                f"systems: {one.name} and {other.name} have mixtures of "
+                f"{', '.join(sorted(common))} in common, and one would learn what the other holds "
+                "out; study them in two runs."
+            )
+
+
+def _cells(study: Study, console: Console) -> None:
+    """All configurations in files: where potentials begin, and what DFT says."""
+    for name, system in study.systems.items():
+        everything = [*system.configurations, *study.cells[name]]
+        path = study.config.run_dir / "cells" / f"{name}.extxyz"
+        path.parent.mkdir(exist_ok=True)
+        ase.io.write(path, [one.start for one in everything])
+        replace(cells_table(system, everything), key=name).write_csv(path.parent)
+        console.print(
+            f"{name}: {len(system.with_dft)} configurations that DFT relaxed, "
+            f"{len(everything) - len(system.with_dft)} without."
+        )
+
+
+def _compare(study: Study, console: Console) -> None:
+    _judge(study, splits(study.with_dft, study.config.splits, study.config.seed), console)
+
+
+def _curve(study: Study, console: Console) -> None:
+    whole = splits(study.with_dft, study.config.splits, study.config.seed)
+    largest = max((sum(o.system == n for o in whole[0].train) for n in study.compared), default=0)
+    sizes = [size for size in study.config.curve if size < largest]
+    _judge(study, [smaller(s, n, study.config.seed) for n in sizes for s in whole], console)
+
+
+def _judge(study: Study, parts: Sequence[Split], console: Console) -> None:
+    """Every method on every split."""
+    if not study.compared:
+        return
+    methods = expanded(study.config)
+    total = len(parts) * len(methods)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("comparing", total=total)
+        for split in parts:
+            for method in methods:
+                size = "" if split.size is None else f", {split.size} configurations"
+                progress.update(bar, description=f"{method}, split {split.number + 1}{size}")
+                task = _task(study, split.train, study.with_dft, split.number)
+                answers = _answers(study, method, task)
+                for system in study.compared.values():
+                    study.judged += [judge(system, method, split, answers)] if answers else []
+                progress.advance(bar)
+
+
+def _task(
+    study: Study, train: Sequence[Configuration], asked: Sequence[Configuration], number: int
+) -> Task:
+    systems = {name: study.systems[name] for name in {one.system for one in asked}}
+    folder = study.config.run_dir / "kept"
+    return Task(study.config, systems, train, asked, folder, study.config.seed + number)
+
+
+def _answers(study: Study, method: str, task: Task) -> Answers | None:
+    """What a method answers; None, and a note, where it cannot learn."""
+    try:
+        found = answers_of(method, task)
+    except ValueError as error:
+        failure = f"{method}: {' '.join(str(error).split())}"
+        if failure not in study.failures:
+            study.failures.append(failure)
+        return None
+    if found.signal is not None:
+        raise Stopped(found.signal)
+    return found
+
+
+def _predict(study: Study, console: Console) -> None:
+    """All configurations, by methods that have learnt from everything."""
+    if not study.compared:
+        return
+    task = _final(study)
+    for method in expanded(study.config):
+        if method in NOT_PREDICTIONS:
+            continue  # of a configuration without DFT results they have nothing to say
+        answers = _answers(study, method, task)
+        if answers is not None:
+            study.final[method] = answers
+    folder = study.config.run_dir / "predicted"
+    folder.mkdir(exist_ok=True)
+    for name in study.compared:
+        own = [one for one in task.asked if one.system == name]
+        replace(predicted_table(name, own, study.final), key=name).write_csv(folder)
+
+
+def _final(study: Study) -> Task:
+    """To learn from everything, and to answer for everything."""
+    cells = [one for name in study.compared for one in study.cells[name]]
+    return _task(study, study.with_dft, [*study.with_dft, *cells], 0)
+
+
+def _monte_carlo(study: Study, console: Console) -> None:
+    how = study.config.monte_carlo
+    if how is None:
+        return
+    from .montecarlo import run_monte_carlo
+
+    by_potential = any(by != "expansion" for by in how.by) and FINE_TUNED in study.config.methods
+    for system in study.compared.values():
+        potential = None
+        if by_potential and _answers(study, FINE_TUNED, _final(study)):
+            potential = final_potential(folder_of(FINE_TUNED, _final(study)), system, study.config)
+        found = run_monte_carlo(system, study.config, console, potential)
+        study.monte_carlo += found
+        for one in found:
+            if one.signal is not None:
+                raise Stopped(one.signal)
+
+
+_DO = {
+    "cells": _cells,
+    "compare": _compare,
+    "curve": _curve,
+    "predict": _predict,
+    "monte-carlo": _monte_carlo,
+}
