@@ -1,4 +1,4 @@
-"""Text files of a run: written as a whole or not at all; one sentence where there is no room."""
+"""Files of a run: written as a whole or not at all; one sentence where there is no room."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_text(text: str, path: Path) -> None:
@@ -15,6 +16,25 @@ def write_text(text: str, path: Path) -> None:
     with naming(path):
         try:
             unfinished.write_text(text, encoding="utf-8")
+            os.replace(unfinished, path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of another once it is whole and on the disk.
+
+    Raises OSError, naming it, where that cannot be.
+    """
+    unfinished = path.with_name(path.name + ".tmp")
+    with naming(path):
+        try:
+            with unfinished.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(unfinished, path)
         except OSError:
             unfinished.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from mlff2d.md.relaxation.settings import RelaxSettings
 from mlff2d.models.base import EnergyModel
 from mlff2d.nn.scatter import segment_sum
 from mlff2d.potential import Potential
+from mlff2d.training.alloys import potentials
 from mlff2d.training.alloys.config import AlloyConfig
 from mlff2d.training.alloys.method import Answers, Task
 from mlff2d.training.alloys.splits import splits
@@ -152,19 +153,44 @@ def with_method(task: Task, name: str) -> Task:
     return replace(task, folder=task.folder / name)
 
 
-def with_nonsense(task: Task) -> Task:
-    """The same, what DFT says of held-out configurations replaced by nonsense."""
+def config_of(folder: Path, starts: list[str], **potentials: Any) -> AlloyConfig:
+    how = {"starts": starts, "steps": 120, "energy_steps": 40, "lr": 4e-2} | potentials
+    systems = [{"parent": folder / "MoS2.extxyz", "sublattice": "Mo", "species": ["Mo", "W"]}]
+    run = {"run_dir": folder / "run", "device": "cpu", "threads": 1, "dtype": "float64"}
+    return AlloyConfig.model_validate({**run, "systems": systems, "potentials": how})
+
+
+def answer(name: str, task: Task) -> Answers:
+    return potentials.method(name)(with_method(task, name))
+
+
+def with_nonsense(task: Task, geometry: bool = True) -> Task:
+    """The same, what DFT says of held-out configurations replaced by nonsense wherever it stands.
+
+    Without `geometry` the frames of DFT stay where they are, and only its labels are nonsense.
+    """
     train = {(one.system, one.name) for one in task.train}
-    asked = [
-        one if (one.system, one.name) in train else _nonsense(one, k)
-        for k, one in enumerate(task.asked)
-    ]
-    return replace(task, asked=asked)
+    known = [one for system in task.systems.values() for one in system.configurations]
+    told = {
+        (one.system, one.name): one
+        if one.relaxed is None or (one.system, one.name) in train
+        else _nonsense(one, k, geometry)
+        for k, one in enumerate([*known, *task.asked])
+    }
+    asked = [told[one.system, one.name] for one in task.asked]
+    systems = {
+        name: replace(one, configurations=[told[name, c.name] for c in one.configurations])
+        for name, one in task.systems.items()
+    }
+    return replace(task, asked=asked, systems=systems)
 
 
-def _nonsense(one: Configuration, k: int) -> Configuration:
+def _nonsense(one: Configuration, k: int, geometry: bool) -> Configuration:
     def wrong(frame: Atoms) -> Atoms:
         made = deepcopy(frame)
+        if geometry:
+            made.set_cell(made.cell.array * [1.1, 1.1, 1.0], scale_atoms=True)
+            made.rattle(0.3, seed=k)
         results = {key: np.asarray(value) * 3.0 + k for key, value in frame.calc.results.items()}
         made.calc = SinglePointCalculator(made, **results | {"energy": 1e3 + k})
         return made

@@ -14,6 +14,7 @@ from mlff2d.training.alloys.config import AlloyConfig
 from mlff2d.training.alloys.formation import dft_formation
 from mlff2d.training.alloys.method import Task
 from mlff2d.training.alloys.system import System
+from mlff2d.training.alloys.training import groups
 from mlff2d.training.config import ConfigError
 from tests.alloy_potentials import formation, make_task, with_method, with_nonsense
 from tests.alloys import ising_system
@@ -82,7 +83,7 @@ def test_nothing_of_what_is_held_out(tmp_path, system) -> None:
     found = answers("energy-only-dft", task).of
     ends = [found[one.system, one.name] for one in task.asked if one.end_member]
     assert [said.formation for said in ends] == [0, 0]
-    elsewhere = with_nonsense(replace(task, folder=tmp_path / "elsewhere"))
+    elsewhere = with_nonsense(replace(task, folder=tmp_path / "elsewhere"), geometry=False)
     assert max(by_dft(elsewhere).values()) > 100
     assert answers("energy-only-dft", elsewhere).of == found
 
@@ -122,11 +123,29 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path, system, monkeypatch) -> N
     task = task_of(tmp_path, system, steps=12)
     whole = answers("energy-only-dft", task)
     again = replace(task, folder=tmp_path / "again")
-    structures, _ = energy_only._of_dft(task)
-    group = energy_only.groups(with_method(again, "energy-only-dft"))[0]
+    group = groups(with_method(again, "energy-only-dft"))[0]
+    structures, _ = energy_only._of_dft(task, group)
     config = energy_only.member_config(again, group, structures, 0)
     die_after(2, config, monkeypatch)
     assert answers("energy-only-dft", again).of == whole.of
+
+
+def test_a_system_whose_structures_lack_does_not_end_the_others(tmp_path, system) -> None:
+    task = task_of(tmp_path, system, steps=8)
+    relaxed_by_hand(task)
+    twin = replace(
+        system,
+        name="twin",
+        configurations=[replace(one, system="twin") for one in system.configurations],
+    )
+    how = task.config.potentials.model_copy(update={"together": False})
+    both = make_task(task.config.model_copy(update={"potentials": how}), [twin, system])
+    found = answers("energy-only", both)
+    for (name, _), said in found.of.items():
+        assert np.isfinite(said.formation) == (name == system.name)
+        assert ("let fine-tuned finish first" in said.reason) == (name == "twin")
+    assert found.facts.keys() == {"twin", system.name}
+    assert found.of.keys() == {(one.system, one.name) for one in both.asked}
 
 
 def test_a_model_that_is_none(tmp_path, system) -> None:

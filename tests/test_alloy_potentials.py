@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import ase.io
 import numpy as np
@@ -15,11 +12,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlff2d import checkpoint
 from mlff2d.atoms import to_graph
-from mlff2d.errors import StructureError
 from mlff2d.models import REGISTRY
-from mlff2d.training import loop
-from mlff2d.training.alloys import potentials
-from mlff2d.training.alloys.config import AlloyConfig
+from mlff2d.training.alloys import energy_only, potentials
 from mlff2d.training.alloys.formation import dft_formation
 from mlff2d.training.alloys.method import Answers, Task
 from mlff2d.training.alloys.system import System
@@ -29,6 +23,8 @@ from mlff2d.training.data.splits import part_of
 from tests.alloy_potentials import (
     STRENGTHS,
     LayerNet,
+    answer,
+    config_of,
     formation,
     layer_potential,
     make_task,
@@ -40,7 +36,6 @@ from tests.alloy_potentials import (
     write_start,
 )
 from tests.alloys import ENDS
-from tests.training_helpers import Killed
 
 
 @pytest.fixture(autouse=True)
@@ -57,17 +52,6 @@ def frames(tmp_path_factory) -> list[Atoms]:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory, frames) -> System:
     return toy_system(tmp_path_factory.mktemp("system"), frames)
-
-
-def config_of(folder: Path, starts: list[str], **potentials: Any) -> AlloyConfig:
-    how = {"starts": starts, "steps": 120, "energy_steps": 40, "lr": 4e-2} | potentials
-    systems = [{"parent": folder / "MoS2.extxyz", "sublattice": "Mo", "species": ["Mo", "W"]}]
-    run = {"run_dir": folder / "run", "device": "cpu", "threads": 1, "dtype": "float64"}
-    return AlloyConfig.model_validate({**run, "systems": systems, "potentials": how})
-
-
-def answer(name: str, task: Task) -> Answers:
-    return potentials.method(name)(with_method(task, name))
 
 
 def truth_of(task: Task) -> dict[tuple[str, str], float]:
@@ -119,7 +103,8 @@ def test_nothing_of_what_is_held_out(tmp_path, system, name) -> None:
     config = config_of(tmp_path, [write_start(tmp_path / "start.pt")], steps=8, energy_steps=4)
     task = make_task(config, [system])
     found = answer(name, task)
-    elsewhere = with_nonsense(replace(task, folder=tmp_path / "elsewhere"))
+    config = config.model_copy(update={"run_dir": tmp_path / "other"})
+    elsewhere = with_nonsense(replace(task, config=config, folder=tmp_path / "elsewhere"))
     assert not np.isclose(errors(found, task), errors(found, elsewhere)).any()
     assert answer(name, elsewhere).of == found.of
 
@@ -163,94 +148,6 @@ def test_from_scratch(tmp_path, system) -> None:
     assert (new.train.lr, tuned.train.lr) == (0.03, 4e-2)
     assert new.train.epochs == tuned.train.epochs
     assert new.split == tuned.split
-
-
-def kill_in_step(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
-    original, done = loop._step, []
-
-    def step(*args: Any) -> float:
-        done.append(1)
-        if len(done) > n:
-            raise Killed
-        return original(*args)
-
-    monkeypatch.setattr(loop, "_step", step)
-
-
-def kill_in_relaxation(monkeypatch: pytest.MonkeyPatch) -> None:
-    def relax_one(*args: Any, **settings: Any) -> Iterator[Any]:
-        yield next(iter(relax(*args, **settings)))
-        raise Killed
-
-    monkeypatch.setattr(potentials, "relaxer", relax_one)
-
-
-def test_killed_and_resumed_is_uninterrupted(tmp_path, system, monkeypatch) -> None:
-    config = config_of(tmp_path, [write_start(tmp_path / "start.pt")], steps=24, energy_steps=8)
-    task = make_task(config, [system])
-    whole = answer("fine-tuned", task)
-    again = replace(task, folder=tmp_path / "again")
-    # In the first training, in the second, and after both.
-    kills = [lambda patch, n=n: kill_in_step(patch, n) for n in (9, 12)] + [kill_in_relaxation]
-    for kill in kills:
-        with monkeypatch.context() as patch:
-            kill(patch)
-            with pytest.raises(Killed):
-                answer("fine-tuned", again)
-    assert answer("fine-tuned", again).of == whole.of
-    with monkeypatch.context() as patch:  # what is finished is not computed again
-        kill_in_step(patch, 0)
-        kill_in_relaxation(patch)
-        assert answer("fine-tuned", again).of == whole.of
-
-
-def test_other_splits_relax_with_the_start_no_more(tmp_path, system, monkeypatch) -> None:
-    config = config_of(tmp_path, [write_start(tmp_path / "start.pt")])
-    first = answer("zero-shot", make_task(config, [system]))
-    kill_in_relaxation(monkeypatch)
-    second = answer("zero-shot", make_task(config, [system], 1))
-    assert formation(second) == pytest.approx(formation(first), abs=1e-12)
-
-
-@pytest.mark.parametrize("lost", ["mixed", "end"])
-def test_one_that_does_not_relax(tmp_path, system, monkeypatch, lost) -> None:
-    config = config_of(tmp_path, [write_start(tmp_path / "start.pt")])
-    task = make_task(config, [system])
-    whole = answer("zero-shot", task)
-    victim = next(one for one in task.asked if (one.end_member == "W") == (lost == "end"))
-    if lost == "mixed":
-        victim = next(one for one in task.asked if one.end_member is None)
-
-    def relax_others(structures: Any, *args: Any, **settings: Any) -> Iterator[Any]:
-        for k, result in relax(structures, *args, **settings):
-            refused = StructureError("it fell\napart") if structures[k] == victim.start else None
-            yield k, refused or result
-
-    monkeypatch.setattr(potentials, "relaxer", relax_others)
-    config = config.model_copy(update={"run_dir": tmp_path / "other"})
-    found = answer("zero-shot", replace(task, config=config))
-    said = found.of[victim.system, victim.name]
-    assert (said.status, said.reason) == ("failed", "it fell apart") or lost == "end"
-    for one in task.asked:
-        said, before = found.of[one.system, one.name], whole.of[one.system, one.name]
-        if one is victim:
-            assert np.isnan([said.formation, said.energy, said.area]).all()
-        elif lost == "mixed" or not one.shares["W"]:
-            assert said.formation == pytest.approx(before.formation, abs=1e-4)
-        else:
-            assert np.isnan(said.formation)
-            assert said.reason == f"an end member did not relax ({victim.name}: it fell apart)"
-            assert said.energy == pytest.approx(before.energy, abs=1e-4)
-
-
-def test_steps_that_do_not_suffice_are_no_answer(tmp_path, system) -> None:
-    config = config_of(tmp_path, [write_start(tmp_path / "start.pt")])
-    hasty = {"fmax": 1e-5, "smax": 1e-5, "steps": 2}
-    config = config.model_copy(update={"relax": config.relax.model_copy(update=hasty)})
-    said = answer("zero-shot", make_task(config, [system])).of.values()
-    lost = [one for one in said if one.status == "max-steps"]
-    assert len(lost) > 2
-    assert all(np.isnan(one.formation) and np.isnan(one.energy) and one.reason for one in lost)
 
 
 def test_frames_with_energies_alone(tmp_path, frames) -> None:
@@ -316,6 +213,54 @@ def test_systems_together_or_alone(tmp_path, frames) -> None:
         path = task.folder / "fine-tuned" / system.name / "frames.extxyz"
         symbols = {s for frame in ase.io.read(path, ":") for s in frame.symbols}
         assert symbols == {"S", *system.lattice.shared}
+
+
+@pytest.mark.parametrize("name", ["fine-tuned", "energy-only-dft"])
+def test_a_system_that_cannot_be_learnt_does_not_end_the_others(tmp_path, frames, name) -> None:
+    others = toy_frames(tmp_path, ("Mo", "Nb"), 2, rattled=0)
+    systems = [
+        toy_system(tmp_path, [*frames, *others], ("Mo", "Nb")),
+        toy_system(tmp_path, [*frames, *others]),
+    ]
+    poor, rich = (system.name for system in systems)
+    config = config_of(
+        tmp_path, [write_start(tmp_path / "start.pt")], steps=4, energy_steps=0, together=False
+    )
+    how = config.energy_only.model_copy(update={"model": {"name": "layernet"}, "steps": 2})
+    config = config.model_copy(update={"energy_only": how})
+    task = make_task(config, systems)
+    train = [
+        replace(one, frames=one.frames[:1]) if one.system == poor else one
+        for one in task.train
+        if one.system == rich or one.end_member
+    ]
+    task = replace(task, train=train)
+    method = energy_only.METHODS.get(name) or potentials.method(name)
+    found = method(with_method(task, name))
+    assert found.of.keys() == {(one.system, one.name) for one in task.asked}
+    for (own, _), said in found.of.items():
+        assert np.isfinite(said.formation) == (own == rich)
+        assert said.reason.startswith(f"{poor}: there are 2 frames") == (own == poor)
+    assert found.facts[poor]["reason"].startswith(poor)
+    folder = with_method(task, name).folder
+    if name == "fine-tuned":
+        assert potentials.final_potential(folder, systems[0], config) is None
+        assert potentials.final_potential(folder, systems[1], config) is not None
+    alone = replace(
+        task,
+        systems={poor: systems[0]},
+        train=[one for one in train if one.system == poor],
+        asked=[one for one in task.asked if one.system == poor],
+    )
+    with pytest.raises(ConfigError, match=f"{poor}: there are 2 frames"):
+        method(with_method(alone, name))
+
+
+def test_a_hook_that_is_not_set_is_no_answer(tmp_path, system, monkeypatch) -> None:
+    task = make_task(config_of(tmp_path, [write_start(tmp_path / "start.pt")]), [system])
+    monkeypatch.setattr(potentials, "relaxer", None)
+    with pytest.raises(RuntimeError, match="relaxer is not set"):
+        answer("zero-shot", task)
 
 
 def test_a_method_for_each_start(tmp_path) -> None:

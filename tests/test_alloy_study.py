@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import ase.io
@@ -145,7 +146,7 @@ def test_a_study_ends_with_a_page(tmp_path, capsys) -> None:
         x = symbols.count("W") / (len(atoms) // 3)
         ends = (1 - x) * -22.10 + x * -22.25
         expected = 1e3 * (energy(atoms) - ends)
-        assert float(row["formation energy, meV/site"]) == pytest.approx(expected, abs=1e-3)
+        assert float(row["E_f against end members, meV/site"]) == pytest.approx(expected, abs=1e-3)
         assert float(row["meV/atom"]) == pytest.approx(expected / 3, abs=1e-3)
 
 
@@ -169,6 +170,86 @@ def test_what_is_kept_is_not_computed_again(tmp_path, monkeypatch) -> None:
     ase.io.write(tmp_path / "dft.extxyz", frames(tmp_path, ising(("Mo", "W"), 0.005), max_sites=4))
     study.run_study(config, ["compare"], quiet)
     assert asked == ["ce-ols", "ideal"] * 2
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("expansion.folds=4", ["ce-ols", "ce-all"]),
+        ("relax.fmax=0.05", ["ce-ols", "ce-all", "ideal"]),
+        ("potentials.steps=7", ["ce-ols", "ce-all", "ideal"]),
+        ("seed=5", ["ce-ols", "ce-all", "ideal"]),
+        ("device=cpu", []),
+    ],
+)
+def test_what_depends_on_a_setting_is_computed_again(
+    system, tmp_path, monkeypatch, override, again
+):
+    asked: list[str] = []
+
+    def counting(name: str):
+        def method(task: Task) -> Answers:
+            asked.append(name)
+            return Answers({})
+
+        return method
+
+    monkeypatch.setattr(kept, "load_method", counting)
+    path = write_study(tmp_path)
+    train = system.with_dft[:6]
+    for overrides in ([], [], [override]):
+        config = load_alloy(path, overrides)
+        task = Task(config, {}, train, system.with_dft, tmp_path, config.seed)
+        asked.clear()
+        for method in ("ce-ols", "ce-all", "ideal"):
+            kept.answers_of(method, task)
+    assert asked == again
+
+
+def test_what_looks_at_held_out_results_depends_on_them(system, tmp_path, monkeypatch) -> None:
+    config = load_alloy(write_study(tmp_path))
+    changed = [
+        one if one in system.with_dft[:6] else replace(one, energy=one.energy + 0.1)
+        for one in system.with_dft
+    ]
+    folders = {
+        method: {
+            kept.folder_of(method, Task(config, {}, system.with_dft[:6], asked, tmp_path, 0))
+            for asked in (system.with_dft, changed)
+        }
+        for method in ("ce-ols", "ce-all", "energy-only", "energy-only-dft")
+    }
+    assert {method: len(found) for method, found in folders.items()} == {
+        "ce-ols": 1,
+        "ce-all": 2,
+        "energy-only": 1,
+        "energy-only-dft": 2,
+    }
+
+
+def test_a_report_keeps_what_was_found_before(tmp_path) -> None:
+    path = write_study(tmp_path)
+    assert cli.main(["alloy", str(path), "compare"]) == 0
+    errors = tmp_path / "run/report/errors.json"
+    before = errors.read_text()
+    assert len(json.loads(before)) == 4
+    assert cli.main(["alloy", str(path), "cells"]) == 0
+    assert errors.read_text() == before
+
+
+def test_a_system_without_end_members_leaves_the_others(tmp_path, capsys) -> None:
+    path = write_study(tmp_path)
+    alloys = [
+        f"{{parent: {tmp_path / 'MoS2.extxyz'}, sublattice: Mo, species: {species}, name: {name}}}"
+        for species, name in (("[Mo, W]", "one"), ("[W, Nb]", "other"))
+    ]
+    made = [a for a in ase.io.iread(tmp_path / "dft.extxyz")]
+    others = frames(tmp_path, ising(("W", "Nb")), ("W", "Nb"))
+    ase.io.write(tmp_path / "dft.extxyz", [*made, *(a for a in others if "W" in a.symbols)])
+    assert cli.main(["alloy", str(path), "compare", "--set", f"systems=[{', '.join(alloys)}]"]) == 0
+    assert "no relaxed end member with Nb" in capsys.readouterr().err
+    judged = json.loads((tmp_path / "run/report/errors.json").read_text())
+    assert {one["system"] for one in judged} == {"one"}
 
 
 def test_a_method_that_cannot_learn_leaves_the_others(tmp_path, monkeypatch, capsys) -> None:
@@ -224,19 +305,21 @@ def test_mistakes_get_one_sentence(tmp_path, capsys) -> None:
     assert "nothing.yaml" in complaint(capsys, tmp_path / "nothing.yaml")
 
 
-def judged(method: str, maes: list[float]) -> list[Judged]:
-    rest = {"spearman": 1.0, "hull_mae": 0.0, "found": 1, "missed": 0, "false": 0}
-    rest |= {"energy_mae": np.nan, "area_mae": np.nan, "failed": 0, "sites_per_atom": 1 / 3}
-    return [
-        Judged("MoWS2", method, k, None, 10, 5, mae, mae, **rest)  # type: ignore[arg-type]
-        for k, mae in enumerate(maes)
-    ]
+def judged(method: str, maes: list[float], cv: float = np.nan) -> list[Judged]:
+    """Splits with two held-out configurations; where an error is not finite one has no answer."""
+    found = []
+    for k, mae in enumerate(maes):
+        rest = {"spearman": 1.0, "hull_mae": 0.0, "found": 1, "missed": 0, "false": 0}
+        rest |= {"energy_mae": np.nan, "area_mae": np.nan, "failed": 0, "sites_per_atom": 1 / 3}
+        rest |= {"cv": cv, "errors": {"a": mae, "b": -mae}}
+        found.append(Judged("MoWS2", method, k, None, 10, 2, mae, mae, **rest))  # type: ignore[arg-type]
+    return found
 
 
 @pytest.mark.parametrize(
     ("expansion", "potential", "said"),
     [
-        ([2.0, 2.2], [2.5, 2.4], "enough here: the two differ by less"),
+        ([2.0, 2.2], [2.5, 2.4], "enough here: ce-ardr and fine-tuned differ by 0.35"),
         ([2.0, 2.2], [7.5, 6.4], "enough here, and better"),
         ([6.0, 7.2], [2.5, 2.4], "better than a cluster expansion in every split"),
         ([6.0, 2.2], [2.5, 2.4], "but not in every split"),
@@ -247,12 +330,28 @@ def test_the_verdict_says_when_a_cluster_expansion_is_enough(expansion, potentia
     assert any(said in line for line in verdict(found, "MoWS2"))
 
 
+def test_only_configurations_that_both_answer_are_compared() -> None:
+    easy = [replace(one, errors={"a": 0.1, "b": np.nan}) for one in judged("fine-tuned", [0.1])]
+    both = [replace(one, errors={"a": 0.1, "b": 50.0}) for one in judged("ce-ols", [25.0])]
+    assert any("differ by 0.00" in line for line in verdict([*both, *easy], "MoWS2"))
+    none = [replace(one, errors={"a": np.nan, "b": np.nan}) for one in easy]
+    lines = verdict([*both, *none], "MoWS2")
+    assert any("no configuration in common" in line for line in lines)
+    assert "better" not in " ".join(lines)
+
+
+def test_a_cluster_expansion_is_chosen_by_its_cross_validation() -> None:
+    found = [*judged("ce-ardr", [1.0], cv=3.0), *judged("ce-ols", [9.0], cv=2.0)]
+    lines = verdict([*found, *judged("fine-tuned", [5.0])], "MoWS2")
+    assert "(ce-ols) 9.00" in lines[0]
+
+
 def test_what_knows_the_answers_wins_nothing() -> None:
     found = [*judged("ce-all", [0.0, 0.0]), *judged("ce-ols", [3.0, 3.0])]
     found += [*judged("fine-tuned", [1.0, 1.0]), *judged("ideal", [1.2, 1.3])]
     lines = verdict(found, "MoWS2")
     assert "ce-all" not in " ".join(lines)
-    assert "composition alone is as good" in lines[-1]
+    assert "no method is better than composition alone" in lines[-1]
 
 
 def test_a_config_says_what_it_is(tmp_path) -> None:

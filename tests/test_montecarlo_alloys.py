@@ -1,6 +1,7 @@
 """Monte Carlo of alloys: by a cluster expansion, by a potential, and what is made of either."""
 
 import random
+from copy import deepcopy
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +22,7 @@ from mlff2d.training.alloys.config import AlloyConfig, ExpansionConfig
 from mlff2d.training.alloys.expansion import fit
 from mlff2d.training.alloys.mchammer import anneal
 from mlff2d.training.alloys.montecarlo import decorated, run_monte_carlo
-from mlff2d.training.alloys.montecarlo_figures import mean_field
+from mlff2d.training.alloys.montecarlo_figures import spinodal
 from mlff2d.training.alloys.observables import (
     Course,
     Samples,
@@ -253,13 +254,55 @@ def test_what_cannot_be_done_says_so(
     assert found.tables == []
     monkeypatch.setattr(montecarlo, "sampler", cli._swap_many)
     (found,) = run_monte_carlo(system, settings(tmp_path, by=["potential"]))
-    assert "no fine-tuned potential" in found.lines[-1]
+    assert "no fine-tuned potential; see why it could not be trained" in found.lines[-1]
+    config = settings(tmp_path, by=["potential"]).model_copy(update={"methods": ("zero-shot",)})
+    (found,) = run_monte_carlo(system, config)
+    assert "no fine-tuned potential; name it among the methods" in found.lines[-1]
 
 
-def test_a_regular_solution_separates_at_its_critical_temperature() -> None:
+def test_a_walk_goes_on_while_what_it_depends_on_is_the_same(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = []
+
+    def sampler(structures: Any, species: Any, potential: Any, output: Path, *_: Any, **__: Any):
+        outputs.append(output)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(montecarlo, "sampler", sampler)
+    potential = MLFF2DCalculator(dtype="float64").potential
+
+    def output(of: System = system, **how: Any) -> Path:
+        config = settings(tmp_path, **{"by": ["potential"], "shares": (0.5,)} | how)
+        outputs.clear()
+        run_monte_carlo(of, config, potential=potential)
+        return outputs[-1]
+
+    walk = {"supercell": (3, 3), "sweeps": 20, "replicas": 2}
+    before = output()
+    assert output(fit="ridge") == before
+    assert output(by=["expansion", "potential"]) == before
+    assert output(expansion=walk | {"sweeps": 30}) == before
+    assert output(potential=walk | {"fmax": 0.2}) == before, "nothing is relaxed"
+    wider = replace(system, alloy=deepcopy(system.alloy))
+    wider.alloy._sizes["Mo", "W"] = (1.01, 1.0)  # what another end member would lead to
+    others = [
+        output(by=["potential-relaxed"]),
+        output(by=["potential-relaxed"], potential=walk | {"fmax": 0.2}),
+        output(shares=(1 / 3,)),
+        output(temperatures=(900, 300)),
+        output(equilibrate=0.5),
+        output(potential=walk | {"sweeps": 30}),
+        output(potential=walk | {"supercell": (4, 4)}),
+        output(wider),
+    ]
+    assert len({before, *others}) == 9
+
+
+def test_a_regular_solution_is_unstable_below_its_critical_temperature() -> None:
     # At x = 1/2 with W = 0.1 eV: kT = W / 2.
     numbers = np.array([[[[42, 42, 74, 74]]]], dtype=np.uint8)
     samples = Samples(np.array([300.0]), np.zeros((1, 1, 1)), numbers, np.zeros((1, 1)), 0.025)
     course = Course({"Mo": 0.5, "W": 0.5}, samples, *(np.zeros((1, 1, 1)),) * 3, "", 0.0)
-    assert mean_field(course) == pytest.approx(0.05 / kB)
-    assert np.isnan(mean_field(replace(course, samples=replace(samples, random=-0.01))))
+    assert spinodal(course) == pytest.approx(0.05 / kB)
+    assert np.isnan(spinodal(replace(course, samples=replace(samples, random=-0.01))))

@@ -7,7 +7,6 @@ bytes.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mlff2d.files import naming
+from mlff2d.files import replacing
 
 from .state import MDState
 from .trajectory import Place
@@ -82,13 +81,8 @@ def save(snapshot: Snapshot, path: Path) -> None:
         number: {"reason": e.reason, "step": e.step, "state": e.state and e.state.as_dict()}
         for number, e in snapshot.ended.items()
     }
-    unfinished = path.with_name(path.name + ".tmp")
-    with naming(path):
-        with unfinished.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def load(path: Path, device: torch.device) -> Snapshot:

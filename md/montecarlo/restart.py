@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mlff2d.files import naming
+from mlff2d.files import naming, replacing
 
 FORMAT = 1
 """Number of the format of the file."""
@@ -19,14 +18,10 @@ _DIGESTS = {"structures": "other structures", "model": "another model"}
 
 def save(content: Mapping[str, Any], path: Path) -> None:
     """Write tensors and primitives, all or nothing."""
-    unfinished = path.with_name(path.name + ".tmp")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            torch.save({**content, "format": FORMAT}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+    with replacing(path) as file:
+        torch.save({**content, "format": FORMAT}, file)
 
 
 def load(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

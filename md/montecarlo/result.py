@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from ase.units import kB
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
@@ -46,16 +45,3 @@ class MonteCarloResult:
     computed: Mapping[str, int]
     troubles: Mapping[int, str]
     signal: int | None
-
-    @property
-    def mean_energy(self) -> Array:
-        """(L, R, T) eV per shared site."""
-        mean: Array = self.energies.mean(-1) / self.arrangements.shape[-1]
-        return mean
-
-    @property
-    def heat_capacity(self) -> Array:
-        """(L, R, T) of the arrangement, kB per shared site: the variance of E over (kT)²."""
-        variance = self.energies.var(-1) / (kB * self.temperatures) ** 2
-        capacity: Array = variance / self.arrangements.shape[-1]
-        return capacity

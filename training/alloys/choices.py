@@ -29,3 +29,6 @@ STEPS = {
     "monte-carlo": "order against temperature",
 }
 """Steps of a study, in order; the report is written after any of them."""
+
+NOT_PREDICTIONS = ("ce-all", "energy-only-dft")
+"""Methods that know of the held-out configurations what nobody knows of a new one."""

@@ -281,6 +281,12 @@ class AlloyConfig(Section):
             )
         return self
 
+    @field_validator("methods")
+    @classmethod
+    def _in_order(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        # Some go on from what others leave.
+        return tuple(sorted(set(value), key=lambda m: [*METHODS, m].index(m)))
+
     def resolved(self) -> dict[str, Any]:
         """Every setting, defaults included, as YAML and JSON can hold it."""
         return self.model_dump(mode="json")

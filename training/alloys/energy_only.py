@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from .system import Configuration
 from .training import (
     CONFIG,
     Group,
+    by_groups,
     epochs_for,
-    groups,
     label_of,
     split_for,
     trained,
@@ -51,16 +52,17 @@ _PATIENCE = 0.25
 Key = tuple[str, str]
 Structures = Mapping[Key, Atoms]
 Reasons = Mapping[Key, str]
+Source = Callable[[Task, Group], tuple[Structures, Reasons]]
 
 
-def _of_potential(task: Task) -> tuple[Structures, Reasons]:
+def _of_potential(task: Task, group: Group) -> tuple[Structures, Reasons]:
     """What the fine-tuned potential relaxed, by system and name; why it did not."""
     found: dict[Key, Atoms] = {}
     reasons: dict[Key, str] = {}
     folder = task.folder.parent / FINE_TUNED
-    for system in task.systems:
+    for system in group.systems:
         relaxed = relaxed_structures(folder, system)
-        for one in task.asked:
+        for one in group.asked:
             if one.system != system:
                 continue
             key = one.system, one.name
@@ -77,10 +79,10 @@ def _of_potential(task: Task) -> tuple[Structures, Reasons]:
     return found, reasons
 
 
-def _of_dft(task: Task) -> tuple[Structures, Reasons]:
+def _of_dft(task: Task, group: Group) -> tuple[Structures, Reasons]:
     """The geometries that DFT relaxed, and nothing else of them."""
     found, reasons = {}, {}
-    for one in task.asked:
+    for one in group.asked:
         if one.relaxed is None:
             reasons[one.system, one.name] = "DFT has not relaxed it"
         else:
@@ -88,27 +90,20 @@ def _of_dft(task: Task) -> tuple[Structures, Reasons]:
     return found, reasons
 
 
-def _answer(source: Callable[[Task], tuple[Structures, Reasons]], task: Task) -> Answers:
-    structures, reasons = source(task)
-    facts: dict[str, Mapping[str, Any]] = {}
-    found: dict[Key, Answer] = {}
-    for group in groups(task):
-        own: dict[str, Any] = {"members": MEMBERS}
-        predicted = []
-        for member in range(MEMBERS):
-            config = member_config(task, group, structures, member)
-            outcome = trained(config)
-            if outcome is not None:
-                return Answers(found, facts, outcome.signal or 0)
-            files = run_files(config.run_dir)
-            predicted.append(_predict(files["best"], group.asked, structures, task))
-            mae = json.loads(files["metrics"].read_text())["val"]["mae"]
-            own[f"validation MAE {member}"] = mae
-        facts["" if group.name == "all" else group.name] = own
-        for system in group.systems:
-            asked = [one for one in group.asked if one.system == system]
-            found |= _answers(asked, predicted, reasons)
-    return Answers(found, facts)
+def _answer(source: Source, task: Task, group: Group) -> Answers:
+    structures, reasons = source(task, group)
+    facts: dict[str, Any] = {"members": MEMBERS}
+    predicted = []
+    for member in range(MEMBERS):
+        config = member_config(task, group, structures, member)
+        outcome = trained(config)
+        if outcome is not None:
+            return Answers({}, signal=outcome.signal or 0)
+        files = run_files(config.run_dir)
+        predicted.append(_predict(files["best"], group.asked, structures, task))
+        mae = json.loads(files["metrics"].read_text())["val"]["mae"]
+        facts[f"validation MAE {member}"] = mae
+    return Answers(_answers(group.asked, predicted, reasons), {group.facts_of: facts})
 
 
 def member_config(task: Task, group: Group, structures: Structures, member: int) -> Config:
@@ -194,7 +189,7 @@ def _answers(
 def method(name: str) -> Method:
     """The method "energy-only" or "energy-only-dft"."""
     source = _of_dft if name == "energy-only-dft" else _of_potential
-    return lambda task: _answer(source, task)
+    return lambda task: by_groups(task, partial(_answer, source, task))
 
 
 METHODS: dict[str, Method] = {name: method(name) for name in ("energy-only", "energy-only-dft")}

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from .config import ExpansionConfig
 from .formation import dft_formation
 from .method import Answer, Answers, Method, Task
-from .system import Configuration, Lattice, System
+from .system import Configuration, Lattice, System, in_bulk
 
 Array = NDArray[np.float64]
 Cutoffs = tuple[float, ...]
@@ -70,7 +70,7 @@ class Clusters:
         """(Q,) of an arrangement, whose product with the free parameters is its energy."""
         key = (ideal.numbers.tobytes(), ideal.positions.tobytes(), ideal.cell.array.tobytes())
         if key not in self._rows:
-            self._rows[key] = self.space.get_cluster_vector(_bulk(ideal)) @ self.basis
+            self._rows[key] = self.space.get_cluster_vector(in_bulk(ideal)) @ self.basis
         return self._rows[key]
 
     def rows(self, configurations: Sequence[Configuration]) -> Array:
@@ -78,13 +78,6 @@ class Clusters:
         return np.array([self.row(one.ideal) for one in configurations]).reshape(
             -1, self.basis.shape[1]
         )
-
-
-def _bulk(ideal: Atoms) -> Atoms:
-    """Periodic along all vectors, for icet, which knows no layers."""
-    bulk = ideal.copy()
-    bulk.pbc = True
-    return bulk
 
 
 _KNOWN: WeakKeyDictionary[Lattice, dict[Cutoffs, Clusters]] = WeakKeyDictionary()
@@ -122,7 +115,7 @@ class Fitted:
 
     def predict(self, ideal: Atoms) -> float:
         """Formation energy in eV per shared site of an arrangement on the parent's sites."""
-        return float(self.expansion.predict(_bulk(ideal))) / self.sites_per_atom
+        return float(self.expansion.predict(in_bulk(ideal))) / self.sites_per_atom
 
 
 def fit(
@@ -168,8 +161,7 @@ def fit(
     best = _best(system.lattice, tried)
     chosen = clusters(system.lattice, best)
     free = _solve(chosen.rows(mixtures), target, kind)
-    sites = sum(tuple(one) == system.lattice.shared for one in system.lattice.species)
-    per_atom = sites / len(system.lattice.parent)
+    per_atom = float(system.lattice.shared_mask.mean())
     expansion = ClusterExpansion(chosen.space, chosen.basis @ free * per_atom)
     n_parameters = int(np.count_nonzero(free))
     return Fitted(expansion, per_atom, best, n_parameters, tried[best], tried)

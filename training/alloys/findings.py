@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .config import AlloyConfig
 from .judge import Judged
@@ -25,6 +26,7 @@ class Study:
     cells : by system, configurations without DFT results
     judged : every method in every system, split and size
     failures : sentences on methods that could not learn
+    facts : by method and system, what methods say of what they learnt
     final : by method, answers after learning from everything
     monte_carlo : what was found
     """
@@ -36,6 +38,7 @@ class Study:
     notes: list[str]
     judged: list[Judged] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    facts: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     final: dict[str, Answers] = field(default_factory=dict)
     monte_carlo: list[MonteCarlo] = field(default_factory=list)
 

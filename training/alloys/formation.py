@@ -26,6 +26,8 @@ CONVENTION = (
     "Formation energies are per shared site and against the end members by the same method: "
     "E_f = E/n - sum of x_s E_s. Per atom they are {share} of that."
 )
+COLUMN = "E_f against end members, meV/site"
+"""How a column of formation energies is called, in every table and file."""
 
 
 def formation_energy(

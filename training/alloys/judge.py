@@ -41,7 +41,10 @@ class Judged:
     area_mae : Å²/atom of relaxed areas, NaN for methods without
     failed : held-out configurations without an answer, which no mean includes
     sites_per_atom : shared sites in an atom, a third in MX2
+    cv : meV per shared site, error in cross-validation inside the training part where the method
+        has one; NaN else
     predicted : by name of the held-out configurations, formation energy in eV per shared site
+    errors : the same less that of DFT, in meV per shared site; NaN without an answer
     """
 
     system: str
@@ -61,7 +64,9 @@ class Judged:
     area_mae: float
     failed: int
     sites_per_atom: float
+    cv: float = np.nan
     predicted: Mapping[str, float] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
 
 
 def judge(system: System, method: str, split: Split, answers: Answers) -> Judged:
@@ -92,7 +97,9 @@ def judge(system: System, method: str, split: Split, answers: Answers) -> Judged
         _mean_known([_area_error(one, a) for one, a in zip(test, said, strict=True)]),
         int((~known).sum()),
         everything[0].n_sites / len(everything[0].start),
+        float(answers.facts.get(system.name, {}).get("cv_rmse_mev_per_site", np.nan)),
         {one.name: float(value) for one, value in zip(test, predicted, strict=True)},
+        {one.name: float(value) for one, value in zip(test, errors, strict=True)},
     )
 
 

@@ -20,22 +20,24 @@ from mlff2d import checkpoint
 from mlff2d.files import write_text
 
 from ..data.convert import file_digest
-from .config import AlloyConfig
+from .choices import NOT_PREDICTIONS
 from .method import Answer, Answers, Task
 from .methods import load_method
 
 _NAME = 12
 
 
-def answers_of(method: str, task: Task) -> Answers:
+def answers_of(method: str, task: Task, compute: bool = True) -> Answers | None:
     """What a method answers, from its folder or computed and kept; `task.folder` is that of all.
 
-    Raises ValueError as the method does.
+    None where it is not kept and shall not be computed. Raises ValueError as the method does.
     """
     folder = folder_of(method, task)
     path = folder / "answers.json"
     if path.exists():
         return _read(path)
+    if not compute:
+        return None
     folder.mkdir(parents=True, exist_ok=True)
     found = load_method(method)(replace(task, folder=folder))
     if found.signal is None:
@@ -45,18 +47,25 @@ def answers_of(method: str, task: Task) -> Answers:
 
 def folder_of(method: str, task: Task) -> Path:
     """What a method keeps for a task, beside what other methods keep for it."""
-    own = _own_settings(method, task.config)
+    own = _own_settings(method, task)
     name = f"{method}-{_digest(own)}" if own else method
     return task.folder / _digest(_data(task)) / name
 
 
-def _own_settings(method: str, config: AlloyConfig) -> str:
-    """Settings that only this method depends on."""
+def _own_settings(method: str, task: Task) -> str:
+    """What only this method depends on."""
+    own = ""
     if method.startswith("ce-"):
-        return config.expansion.model_dump_json()
+        own = task.config.expansion.model_dump_json()
     if method.startswith("energy-only"):
-        return config.energy_only.model_dump_json()
-    return ""
+        own = task.config.energy_only.model_dump_json()
+    if method in NOT_PREDICTIONS:  # these look at DFT results of what they are asked for
+        own += json.dumps([[one.energy, _of(_there(one.relaxed))] for one in task.asked])
+    return own
+
+
+def _there(frame: Atoms | None) -> list[Atoms]:
+    return [] if frame is None else [frame]
 
 
 def _data(task: Task) -> str:
@@ -70,7 +79,7 @@ def _data(task: Task) -> str:
         "starts": [file_digest(checkpoint.locate(start)) for start in config.potentials.starts],
     }
     train = [[one.system, one.name, one.energy, _of(one.frames)] for one in task.train]
-    asked = [[one.system, one.name, _of([one.start]), one.has_dft] for one in task.asked]
+    asked = [[one.system, one.name, _of([one.start, one.ideal])] for one in task.asked]
     return json.dumps([settings, train, asked])
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from mlff2d.files import naming
+from mlff2d.files import replacing
 from mlff2d.potential import Potential
 
 from ..console import make_console
@@ -32,6 +31,7 @@ from .expansion import fit
 from .mchammer import anneal
 from .montecarlo_figures import courses_plot, courses_table, sketch_plot, sketch_table
 from .observables import Array, Course, Samples, course_of, shared_sites
+from .potentials import FINE_TUNED
 from .system import System
 
 FOLDER = "monte-carlo"
@@ -184,11 +184,8 @@ def _by_expansion(
 
 
 def _write(samples: Samples, path: Path) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    with naming(path):
-        with unfinished.open("wb") as file:
-            np.savez_compressed(file, **vars(samples))
-        os.replace(unfinished, path)
+    with replacing(path) as file:
+        np.savez_compressed(file, **vars(samples))
 
 
 def _read(path: Path) -> Samples | None:
@@ -215,31 +212,40 @@ def _by_potential(
     if sampler is None:
         raise RuntimeError("mlff2d.training.alloys.montecarlo.sampler is not set")
     if potential is None:
-        raise ValueError(
-            f"{system.name}: there is no fine-tuned potential; name fine-tuned among the methods"
-        )
+        named = FINE_TUNED in config.methods
+        remedy = "see why it could not be trained" if named else "name it among the methods"
+        raise ValueError(f"{system.name}: there is no {FINE_TUNED} potential; {remedy}")
     walk = how.potential
     n = len(shared_sites(system, walk.supercell))
     species = system.lattice.shared
     mixed = decorated(system, walk, how.shares)
     ends = [_filled(system, walk, np.repeat([s], n)) for s in species]
-    relax = {"fmax": walk.fmax, "smax": walk.smax, "steps": walk.steps, "optimizer": "lbfgs"}
-    what = [one.by, how.model_dump(mode="json"), config.seed, config.dtype, potential.fingerprint()]
-    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
+    structures = [system.alloy.finished(cell, "mc", k) for k, cell in enumerate([*mixed, *ends])]
+    relaxing = {"fmax": walk.fmax, "smax": walk.smax, "steps": walk.steps, "optimizer": "lbfgs"}
+    relax = relaxing if one.by == "potential-relaxed" else None
+    settings = {
+        "temperatures": how.temperatures,
+        "sweeps": walk.sweeps,
+        "equilibration": int(how.equilibrate * walk.sweeps),
+        "replicas": walk.replicas,
+        "seed": config.seed,
+    }
+    what = [species, relax, settings, config.dtype, potential.fingerprint()]
+    digest = hashlib.sha256(json.dumps(what).encode())
+    for atoms in structures:
+        for array in (atoms.numbers, atoms.positions, atoms.cell.array):
+            digest.update(array.tobytes())
+    output = folder / f"{system.name}-{one.by}-{digest.hexdigest()[:12]}.state"
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
         bar = bars.add_task(f"swaps in {system.name}", total=None)
         found = sampler(
-            [system.alloy.finished(cell, "mc", k) for k, cell in enumerate([*mixed, *ends])],
+            structures,
             species,
             potential,
-            folder / f"{system.name}-{one.by}-{digest}.state",
-            relax if one.by == "potential-relaxed" else None,
+            output,
+            relax,
             lambda done, total: bars.update(bar, completed=done, total=total),
-            temperatures=how.temperatures,
-            sweeps=walk.sweeps,
-            equilibration=int(how.equilibrate * walk.sweeps),
-            replicas=walk.replicas,
-            seed=config.seed,
+            **settings,
         )
     one.signal = found.signal
     if found.signal is not None:

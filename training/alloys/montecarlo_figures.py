@@ -64,7 +64,7 @@ def sketch_table(courses: Sequence[Course], key: str, title: str) -> Table:
                 one.star,
                 float(one.order.mean(0)[cold]),
                 one.at_random,
-                mean_field(one),
+                spinodal(one),
                 samples.failed,
             ]
         )
@@ -80,7 +80,7 @@ def sketch_table(courses: Sequence[Course], key: str, title: str) -> Table:
         "star",
         f"long-range order at {coldest:g} K",
         "without order",
-        "regular solution separates below (K)",
+        "spinodal of a regular solution (K)",
         "failed trials",
     ]
     note = (
@@ -90,8 +90,11 @@ def sketch_table(courses: Sequence[Course], key: str, title: str) -> Table:
     return Table(key, f"{title}: where order sets in", columns, rows, note=note)
 
 
-def mean_field(one: Course) -> float:
-    """K below which a regular solution with this energy of mixing separates; NaN where it is not.
+def spinodal(one: Course) -> float:
+    """K of the spinodal of a regular solution with this energy of mixing; NaN where it has none.
+
+    Below it the mixture is unstable. From the binodal on, which lies higher but at equal shares, it
+    may already separate.
 
     With E = W x(1 - x), the free energy W x(1 - x) + kT (x ln x + (1 - x) ln(1 - x)) has no
     curvature at kT = 2 W x(1 - x), twice the energy of the random mixture; only where that is
@@ -184,10 +187,10 @@ def sketch_plot(courses: Sequence[Course], key: str, title: str) -> Plot:
         known = np.sort(one.samples.temperatures)
         place = int(np.searchsorted(known, one.samples.temperatures[one.peak]))
         axes.vlines(one.x, known[place - 1], known[place + 1], color=COLOURS[0], alpha=0.4)
-    separating = [one for one in courses if np.isfinite(mean_field(one))]
+    separating = [one for one in courses if np.isfinite(spinodal(one))]
     if separating:
-        at = [mean_field(one) for one in separating]
-        label = "regular solution separates below"
+        at = [spinodal(one) for one in separating]
+        label = "spinodal of a regular solution"
         axes.plot([one.x for one in separating], at, "--", color=COLOURS[1], label=label)
     axes.axhline(0, color="#303030", linewidth=0.8)
     axes.annotate("an ideal mixture never orders", (0.02, 0), (2, 3), textcoords="offset points")

@@ -115,8 +115,7 @@ class Shells:
 
 def shared_sites(system: System, supercell: tuple[int, int]) -> Integers:
     """(n,) atoms of a supercell of the parent on shared sites, cell after cell."""
-    one = [tuple(species) == system.lattice.shared for species in system.lattice.species]
-    return np.flatnonzero(np.tile(one, supercell[0] * supercell[1]))
+    return np.flatnonzero(np.tile(system.lattice.shared_mask, supercell[0] * supercell[1]))
 
 
 def shells(supercell: Atoms, sites: Integers, count: int = 3) -> Shells:

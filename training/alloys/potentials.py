@@ -10,6 +10,7 @@ and is kept in `zero-shot/START/` of the study's folder, its energies with the z
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,7 +41,7 @@ from .config import AlloyConfig, PotentialsConfig
 from .formation import formation_energies
 from .method import Answer, Answers, Method, Task
 from .system import Configuration, System
-from .training import CONFIG, Group, groups, labelled_frames, write_frames
+from .training import CONFIG, Group, by_groups, labelled_frames, write_frames
 from .tuning import final_file, two_trainings
 
 ZERO_SHOT, FINE_TUNED, SCRATCH = "zero-shot", "fine-tuned", "scratch"
@@ -71,6 +72,10 @@ Relaxer = Callable[..., Iterable[tuple[int, Relaxed | StructureError]]]
 
 relaxer: Relaxer | None = None
 """`relaxer(structures, potential, **settings of mlff2d.md.relaxation.settings.RelaxSettings)`."""
+
+
+SAVE_SECONDS = 60.0
+"""Between two writings of what has relaxed; a process that is killed loses no more."""
 
 
 @dataclass(frozen=True)
@@ -127,18 +132,19 @@ def _answer(make: Callable[[Task, Group, str, str], Trained], start: str, task: 
     names = start_names(task.config.potentials)
     start = start or names[0]
     model = task.config.potentials.starts[names.index(start)]
-    facts: dict[str, Mapping[str, Any]] = {}
-    found: dict[tuple[str, str], Answer] = {}
-    for group in groups(task):
+
+    def of_group(group: Group) -> Answers:
         made = make(task, group, model, start)
         if made.potential is None:
-            return Answers(found, facts, made.signal)
-        facts["" if group.name == "all" else group.name] = made.facts
+            return Answers({}, signal=made.signal)
+        found: dict[tuple[str, str], Answer] = {}
         for system in group.systems:
             own = [one for one in group.asked if one.system == system]
             relaxed = relax(made, own, task.config, made.folder / f"{system}.extxyz")
             found |= answers(own, relaxed, made.shift)
-    return Answers(found, facts)
+        return Answers(found, {group.facts_of: made.facts})
+
+    return by_groups(task, of_group)
 
 
 def _zero_shot(task: Task, group: Group, model: str, name: str) -> Trained:
@@ -194,8 +200,9 @@ def relax(
 ) -> list[Atoms]:
     """What configurations become, in their order; what the file holds is not relaxed again.
 
-    In info are status, reason, met (whether forces and stress are below their thresholds), and the
-    area in Å² per atom; what could not even begin has no energy, and its start as geometry.
+    In info are status, reason, met (whether forces and stress are below their thresholds), and
+    where they are the area in Å² per atom; what could not even begin has no energy, and its start
+    as geometry.
     """
     settings = _settings(config)
     keys = [_key(by.digest, settings, config.dtype, one.start) for one in asked]
@@ -207,13 +214,24 @@ def relax(
         starts = [one.start for one in missing.values()]
         places = list(missing.items())
         running = relaxer(starts, by.potential, **settings)
-        for k, result in watched(running, "relaxing", len(starts)):
-            key, one = places[k]
-            there[key] = _relaxed(one, key, result)
-        order = sorted(there, key=lambda key: (str(there[key].info[CONFIG]), key))
-        write_frames([there[key] for key in order], path)
+        written = time.monotonic()
+        try:
+            for k, result in watched(running, "relaxing", len(starts)):
+                key, one = places[k]
+                there[key] = _relaxed(one, key, result)
+                if time.monotonic() - written >= SAVE_SECONDS:
+                    _write(there, path)
+                    written = time.monotonic()
+        finally:
+            if there:
+                _write(there, path)
         there = _read(path)  # to the digits that it keeps, however often this is interrupted
     return [there[key] for key in keys]
+
+
+def _write(there: Mapping[str, Atoms], path: Path) -> None:
+    order = sorted(there, key=lambda key: (str(there[key].info[CONFIG]), key))
+    write_frames([there[key] for key in order], path)
 
 
 def _settings(config: AlloyConfig) -> dict[str, Any]:
@@ -242,8 +260,9 @@ def _relaxed(one: Configuration, key: str, result: Relaxed | StructureError) -> 
         atoms = result.atoms
         info |= {"status": result.status, "met": bool(result.met)}
         info |= {"reason": result.reason} if result.reason else {}
-        found = canonical_slab(atoms)
-        info["area"] = slab.area(atoms.cell.array, found.pbc) / len(atoms)
+        if result.met:  # another has no area to speak of, and may be no slab any more
+            found = canonical_slab(atoms)
+            info["area"] = slab.area(atoms.cell.array, found.pbc) / len(atoms)
     atoms.info = info
     return atoms
 
@@ -275,7 +294,7 @@ def answers(
         found[one.system, one.name] = Answer(
             formation[one.name],
             energies.get(one.name, np.nan),
-            float(info.get("area", np.nan)),
+            float(info["area"]) if info["met"] else np.nan,
             str(info["status"]),
             reason,
         )
@@ -289,7 +308,7 @@ def _energy(atoms: Atoms, shift: Mapping[int, float]) -> float:
 def relaxed_structures(folder: Path, system: str) -> dict[str, Atoms]:
     """By name of the configuration what the potential of a method relaxed it to.
 
-    `folder` is that of the method. In info see `relax`. Raises ValueError where it is not finished.
+    `folder` is that of the method. In info see `relax`. Raises ValueError where none is there yet.
     """
     path = folder / "relaxed" / f"{system}.extxyz"
     if not path.exists():
@@ -297,13 +316,13 @@ def relaxed_structures(folder: Path, system: str) -> dict[str, Atoms]:
     return {str(atoms.info[CONFIG]): atoms for atoms in _read(path).values()}
 
 
-def final_potential(folder: Path, system: System, config: AlloyConfig) -> Potential:
-    """The potential that a method trained on a system, from the method's folder.
+def final_potential(folder: Path, system: System, config: AlloyConfig) -> Potential | None:
+    """The potential that a method trained on a system, from the method's folder; None without.
 
-    Raises ModelFileError where there is none.
+    Raises ModelFileError for a file that is none.
     """
-    own = folder / ("all" if config.potentials.together else system.name)
-    return _load(final_file(own), config)
+    path = final_file(folder / ("all" if config.potentials.together else system.name))
+    return _load(path, config) if path.exists() else None
 
 
 def _load(path: Path, config: AlloyConfig) -> Potential:

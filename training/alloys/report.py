@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from .tables import (
     curve_table,
     details_table,
     errors_table,
+    facts_table,
     predicted_table,
     relaxed_table,
 )
@@ -66,13 +68,16 @@ def _facts(study: Study) -> dict[str, str]:
 
 def _notes(study: Study) -> list[str]:
     shares = {_share(system.configurations) for system in study.systems.values()} - {""}
-    return [CONVENTION.format(share=" or ".join(sorted(shares)) or "a part"), *study.failures]
+    return [
+        CONVENTION.format(share=" or ".join(sorted(shares)) or "a part"),
+        *study.notes,
+        *study.failures,
+    ]
 
 
 def _share(configurations: Sequence[Configuration]) -> str:
-    for one in configurations:
-        return f"1/{len(one.start) // one.n_sites}"
-    return ""
+    """Shared sites in an atom."""
+    return next((str(Fraction(one.n_sites, len(one.start))) for one in configurations), "")
 
 
 def _overview(
@@ -92,7 +97,7 @@ def _overview(
         table.show(console)
     for line in lines:
         console.print(line, soft_wrap=True)
-    _add(page, folder, "comparison", "Comparison", lines, tables, [])
+    _add(page, folder, "comparison", "Comparison", lines, tables, [], [facts_table(study.facts)])
 
 
 def _section(study: Study, name: str, page: Page, folder: Path, methods: list[str]) -> None:

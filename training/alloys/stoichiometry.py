@@ -73,9 +73,7 @@ def _ends(system: System) -> dict[str, Composition]:
     found = {}
     for species in system.lattice.shared:
         end = system.lattice.parent.copy()
-        end.symbols[[tuple(one) == system.lattice.shared for one in system.lattice.species]] = (
-            species
-        )
+        end.symbols[system.lattice.shared_mask] = species
         found[species] = composition(end)
     return found
 

@@ -53,15 +53,25 @@ def run_study(
         torch.set_num_threads(config.threads)
     with locked(config.run_dir):
         study = prepare(config, console)
-        try:
-            for step in STEPS:
-                if step in steps:
-                    _DO[step](study, console)
-        except Stopped as stop:
-            console.print("Stopped; the same command goes on from there.")
-            return stop.signal
+        signal = _steps(study, set(steps), console)
         for path in write_report(study, console):
             console.print(f"Written: {path}", soft_wrap=True)
+    return signal
+
+
+def _steps(study: Study, steps: set[str], console: Console) -> int | None:
+    """The steps named, of the others what is kept; the report is written after each."""
+    try:
+        for step, do in _DO.items():
+            do(study, console, step in steps)
+            if step in steps:
+                write_report(study, Console(quiet=True))
+    except Stopped as stop:
+        console.print("Stopped; the same command goes on from there.")
+        return stop.signal
+    finally:
+        for failure in study.failures:
+            console.print(f"Note: {failure}.", soft_wrap=True)
     return None
 
 
@@ -76,23 +86,27 @@ def prepare(config: AlloyConfig, console: Console) -> Study:
                 f"systems: {system.name} is given twice; leave one of them out, or give it a name."
             )
         systems[system.name] = system
-        notes += [f"{system.name}: {note}" for note in system.notes]
     _refuse_overlap(systems)
     compared = {}
     for name, system in systems.items():
         n = len(system.with_dft)
         if n >= config.min_configurations:
-            system.require_ends()
-            compared[name] = system
+            try:
+                system.require_ends()
+            except ValueError as error:
+                notes.append(f"{error}; it is left out of the comparison")
+            else:
+                compared[name] = system
         elif config.frames:
             notes.append(
                 f"{name} has {n} configurations that DFT relaxed, and "
                 f"{config.min_configurations} are wanted to compare methods; it is left out there"
             )
     cells = {name: list(candidates(s, config.cells, config.seed)) for name, s in systems.items()}
+    notes += [f"{name}: {note}" for name, system in systems.items() for note in system.notes]
     study = Study(config, systems, compared, cells, notes)
     for note in notes:
-        console.print(f"Note: {note}.", soft_wrap=True)
+        console.print(f"Note: {note.rstrip('.')}.", soft_wrap=True)
     return study
 
 
@@ -110,9 +124,9 @@ def _refuse_overlap(systems: dict[str, System]) -> None:
             )
 
 
-def _cells(study: Study, console: Console) -> None:
+def _cells(study: Study, console: Console, asked: bool) -> None:
     """All configurations in files: where potentials begin, and what DFT says."""
-    for name, system in study.systems.items():
+    for name, system in study.systems.items() if asked else ():
         everything = [*system.configurations, *study.cells[name]]
         path = study.config.run_dir / "cells" / f"{name}.extxyz"
         path.parent.mkdir(exist_ok=True)
@@ -124,19 +138,31 @@ def _cells(study: Study, console: Console) -> None:
         )
 
 
-def _compare(study: Study, console: Console) -> None:
-    _judge(study, splits(study.with_dft, study.config.splits, study.config.seed), console)
-
-
-def _curve(study: Study, console: Console) -> None:
+def _compare(study: Study, console: Console, asked: bool) -> None:
     whole = splits(study.with_dft, study.config.splits, study.config.seed)
-    largest = max((sum(o.system == n for o in whole[0].train) for n in study.compared), default=0)
+    _judge(study, whole, console, asked)
+
+
+def _curve(study: Study, console: Console, asked: bool) -> None:
+    whole = splits(study.with_dft, study.config.splits, study.config.seed)
+    largest = max((_learnt(whole[0], name) for name in study.compared), default=0)
     sizes = [size for size in study.config.curve if size < largest]
-    _judge(study, [smaller(s, n, study.config.seed) for n in sizes for s in whole], console)
+    parts = [smaller(split, size, study.config.seed) for size in sizes for split in whole]
+    _judge(study, parts, console, asked)
 
 
-def _judge(study: Study, parts: Sequence[Split], console: Console) -> None:
-    """Every method on every split."""
+def _learnt(split: Split, system: str) -> int:
+    return sum(one.system == system for one in split.train)
+
+
+def _is_smaller(split: Split, system: System) -> bool:
+    """Whether a system has more than a learning curve asks for; true of what is no part of one."""
+    held = sum(one.system == system.name for one in split.test)
+    return split.size is None or split.size < len(system.with_dft) - held
+
+
+def _judge(study: Study, parts: Sequence[Split], console: Console, compute: bool) -> None:
+    """Every method on every split, or of these what is kept."""
     if not study.compared:
         return
     methods = expanded(study.config)
@@ -148,9 +174,10 @@ def _judge(study: Study, parts: Sequence[Split], console: Console) -> None:
                 size = "" if split.size is None else f", {split.size} configurations"
                 progress.update(bar, description=f"{method}, split {split.number + 1}{size}")
                 task = _task(study, split.train, study.with_dft, split.number)
-                answers = _answers(study, method, task)
+                answers = _answers(study, method, task, compute)
                 for system in study.compared.values():
-                    study.judged += [judge(system, method, split, answers)] if answers else []
+                    if answers and _is_smaller(split, system):
+                        study.judged.append(judge(system, method, split, answers))
                 progress.advance(bar)
 
 
@@ -162,21 +189,23 @@ def _task(
     return Task(study.config, systems, train, asked, folder, study.config.seed + number)
 
 
-def _answers(study: Study, method: str, task: Task) -> Answers | None:
-    """What a method answers; None, and a note, where it cannot learn."""
+def _answers(study: Study, method: str, task: Task, compute: bool = True) -> Answers | None:
+    """What a method answers, nothing and a note where it cannot learn; None where none is kept."""
     try:
-        found = answers_of(method, task)
+        found = answers_of(method, task, compute)
     except ValueError as error:
         failure = f"{method}: {' '.join(str(error).split())}"
         if failure not in study.failures:
             study.failures.append(failure)
-        return None
-    if found.signal is not None:
+        return Answers({})
+    if found is not None and found.signal is not None:
         raise Stopped(found.signal)
+    if found is not None:
+        study.facts[method] = found.facts
     return found
 
 
-def _predict(study: Study, console: Console) -> None:
+def _predict(study: Study, console: Console, asked: bool) -> None:
     """All configurations, by methods that have learnt from everything."""
     if not study.compared:
         return
@@ -184,9 +213,11 @@ def _predict(study: Study, console: Console) -> None:
     for method in expanded(study.config):
         if method in NOT_PREDICTIONS:
             continue  # of a configuration without DFT results they have nothing to say
-        answers = _answers(study, method, task)
+        answers = _answers(study, method, task, asked)
         if answers is not None:
             study.final[method] = answers
+    if not study.final:
+        return
     folder = study.config.run_dir / "predicted"
     folder.mkdir(exist_ok=True)
     for name in study.compared:
@@ -200,16 +231,16 @@ def _final(study: Study) -> Task:
     return _task(study, study.with_dft, [*study.with_dft, *cells], 0)
 
 
-def _monte_carlo(study: Study, console: Console) -> None:
+def _monte_carlo(study: Study, console: Console, asked: bool) -> None:
     how = study.config.monte_carlo
-    if how is None:
+    if how is None or not asked:
         return
     from .montecarlo import run_monte_carlo
 
     by_potential = any(by != "expansion" for by in how.by) and FINE_TUNED in study.config.methods
     for system in study.compared.values():
         potential = None
-        if by_potential and _answers(study, FINE_TUNED, _final(study)):
+        if by_potential and (answers := _answers(study, FINE_TUNED, _final(study))) and answers.of:
             potential = final_potential(folder_of(FINE_TUNED, _final(study)), system, study.config)
         found = run_monte_carlo(system, study.config, console, potential)
         study.monte_carlo += found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 
 from mlff2d import slab
 from mlff2d.atoms import canonical_slab
@@ -20,10 +21,10 @@ from ..data.readers import iter_frames
 from ..generation.alloys import Alloy, Sublattice, distinct, quasirandom, random_cells, require_icet
 from ..generation.layers import material_of
 from .config import CellsConfig, SystemConfig
-from .match import match
+from .match import Arrangement, Symmetries, canonical, match, symmetries
 
-FINGERPRINT = (3.3, 2.1, 1.8)
-"""Lattice constants up to which pairs, triplets and quadruplets tell configurations apart."""
+NAMED = 8
+"""Configurations that a note names; of more it gives the number."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Configuration:
     relaxed : its DFT frame of lowest energy, with labels; None without one that counts as relaxed
     energy : eV per shared site by DFT, of `relaxed`; NaN without
     frames : all its DFT frames
+    residues : largest force in eV/Å and largest in-plane stress in N/m of its frame of lowest
+        energy, whether that counts as relaxed or not; NaN without frames
     """
 
     system: str
@@ -51,6 +54,7 @@ class Configuration:
     relaxed: Atoms | None = None
     energy: float = np.nan
     frames: tuple[Atoms, ...] = ()
+    residues: tuple[float, float] = (np.nan, np.nan)
 
     @property
     def end_member(self) -> str | None:
@@ -68,37 +72,47 @@ class Configuration:
         return self.relaxed is not None
 
 
+def in_bulk(atoms: Atoms) -> Atoms:
+    """The same, periodic along all vectors, for icet, which knows no layers."""
+    bulk = atoms.copy()
+    bulk.pbc = True
+    return bulk
+
+
 class Lattice:
     """The shared sites of an alloy's parent, and what tells arrangements on them apart.
 
     Attributes
     ----------
     parent : primitive layer in the standard form
-    bulk : the same, periodic along all vectors, for icet, which knows no layers
+    bulk : the same, periodic along all vectors
     species : for each atom of the parent what may stand there
     shared : the species of the shared sites
+    shared_mask : (P,) which atoms of the parent are on shared sites
     """
 
     def __init__(self, alloy: Alloy) -> None:
         require_icet()
         self.parent = alloy.parent
-        self.bulk = alloy.parent.copy()
-        self.bulk.pbc = True
+        self.bulk = in_bulk(alloy.parent)
         self.species = alloy.species()
         self.shared = alloy.sublattices[0].species
+        self.shared_mask: NDArray[np.bool_] = np.array(
+            [tuple(one) == self.shared for one in self.species]
+        )
         self.a = float(self.parent.cell.lengths()[:2].max())
 
     @cached_property
-    def _space(self) -> Any:
-        from icet import ClusterSpace
+    def _symmetries(self) -> Symmetries:
+        return symmetries(self.parent)
 
-        return ClusterSpace(self.bulk, [self.a * reach for reach in FINGERPRINT], self.species)
+    def on_sites(self, atoms: Atoms) -> Atoms:
+        """The arrangement that a layer is, on the parent's sites. Raises StructureError."""
+        return match(atoms, self.parent, self.species).ideal
 
-    def fingerprint(self, ideal: Atoms) -> tuple[float, ...]:
-        """The same for arrangements that a symmetry of the parent maps onto each other."""
-        bulk = ideal.copy()
-        bulk.pbc = True
-        return tuple(np.round(self._space.get_cluster_vector(bulk), 5) + 0.0)
+    def fingerprint(self, ideal: Atoms) -> Arrangement:
+        """The same for arrangements that a symmetry of the parent maps onto each other, only."""
+        return canonical(ideal, self.parent, self._symmetries)
 
     def shares(self, atoms: Atoms) -> tuple[dict[str, float], int]:
         """Share of each species in the shared sites, and the number of these."""
@@ -169,20 +183,20 @@ def build_system(
 
     Frames with another composition are passed over in silence; those with the alloy's composition
     that are no arrangement on its lattice are noted. Raises StructureError for a parent or a
-    sublattice that is none.
+    sublattice that is none, ValueError for relaxed frames of several levels of theory.
     """
     parent, ends = read_parent(config)
     sub = Sublattice(config.sublattice, config.species)
     alloy = Alloy(parent, [sub], ends, config.phase)
     lattice = Lattice(alloy)
     system = System(config.name or alloy.system, alloy, lattice)
-    found: dict[tuple[float, ...], list[tuple[Atoms, Atoms]]] = {}
+    found: dict[Arrangement, list[tuple[Atoms, Atoms]]] = {}
     left_out: dict[str, list[str]] = {}
     for frame in frames:
         if not _fits(frame, lattice):
             continue
         try:
-            ideal = match(frame, lattice.parent, lattice.species).ideal
+            ideal = lattice.on_sites(frame)
         except StructureError as error:
             left_out.setdefault(_name_of(frame), []).append(str(error))
             continue
@@ -191,28 +205,27 @@ def build_system(
         system.notes.append(f"of {name} {len(why)} frames are left out: {why[0]}")
     groups = sorted(found.values(), key=lambda group: (len(group[0][1]), _name_of(group[0][0])))
     known = {species for end in ends for species in end.symbols if species in lattice.shared}
-    relaxed = [_lowest(group, max_fmax, max_smax) for group in groups]
+    lowest = [min((one for one, _ in group), key=_energy_per_atom) for group in groups]
     measured = [
         one
-        for one in relaxed
-        if one is not None
+        for one in lowest
+        if _is_relaxed(one, max_fmax, max_smax)
         and any(x == 1 and s not in known for s, x in lattice.shares(one)[0].items())
     ]
     system.alloy = Alloy(parent, [sub], [*ends, *measured], config.phase)
-    for group, best in zip(groups, relaxed, strict=True):
-        system.configurations.append(_configuration(system, group, best))
+    for group, best in zip(groups, lowest, strict=True):
+        relaxed = _is_relaxed(best, max_fmax, max_smax)
+        system.configurations.append(_configuration(system, group, best, relaxed))
     system.configurations.sort(key=lambda one: (one.end_member is None, one.n_sites, one.name))
-    _refuse_equal_names(system)
+    _number_equal_names(system)
+    _note_unrelaxed(system)
+    _refuse_levels(system, max_fmax, max_smax)
     return system
 
 
 def _fits(frame: Atoms, lattice: Lattice) -> bool:
     """Whether a frame has the alloy's elements and shares of sites."""
-    kept = {
-        symbol
-        for symbol, one in zip(lattice.parent.symbols, lattice.species, strict=True)
-        if tuple(one) != lattice.shared
-    }
+    kept = set(lattice.parent.symbols[~lattice.shared_mask])
     symbols = set(frame.symbols)
     return kept <= symbols and bool(symbols - kept) and symbols <= kept | set(lattice.shared)
 
@@ -221,11 +234,46 @@ def _name_of(frame: Atoms) -> str:
     return str(frame.info.get("config") or material_of(frame))
 
 
-def _lowest(group: list[tuple[Atoms, Atoms]], max_fmax: float, max_smax: float) -> Atoms | None:
-    """The frame of lowest energy, where that is relaxed."""
-    frame = min((frame for frame, _ in group), key=lambda one: energy_of(one) / len(one))
+def _energy_per_atom(frame: Atoms) -> float:
+    return energy_of(frame) / len(frame)
+
+
+def _is_relaxed(frame: Atoms, max_fmax: float, max_smax: float) -> bool:
     fmax, smax = residues(frame)
-    return None if fmax > max_fmax or smax > max_smax else frame
+    return not (fmax > max_fmax or smax > max_smax)
+
+
+def _note_unrelaxed(system: System) -> None:
+    """Say which configurations have frames but none that counts."""
+    without = [one for one in system.configurations if one.frames and not one.has_dft]
+    if not without:
+        return
+    told = [
+        f"{one.name} (forces up to {one.residues[0]:.3g} eV/Å, in-plane stress up to "
+        f"{one.residues[1]:.3g} N/m)"
+        for one in without[:NAMED]
+    ]
+    more = f" and {len(without) - NAMED} more" if len(without) > NAMED else ""
+    system.notes.append(
+        "the lowest DFT frame of these configurations is not relaxed, and they have no DFT "
+        f"energy here: {', '.join(told)}{more}"
+    )
+
+
+def _refuse_levels(system: System, max_fmax: float, max_smax: float) -> None:
+    """Raise ValueError for relaxed frames of several levels; those that name none do not count."""
+    levels = {
+        str(frame.info["level"])
+        for one in system.configurations
+        for frame in one.frames
+        if frame.info.get("level") and _is_relaxed(frame, max_fmax, max_smax)
+    }
+    if len(levels) > 1:
+        raise ValueError(
+            f"{system.name}: its relaxed frames are of {len(levels)} levels of theory "
+            f"({'; '.join(sorted(levels))}), and formation energies need one level; give the "
+            "frames of one of them"
+        )
 
 
 def energy_of(frame: Atoms) -> float:
@@ -248,25 +296,16 @@ def residues(frame: Atoms) -> tuple[float, float]:
 
 
 def _configuration(
-    system: System, group: list[tuple[Atoms, Atoms]], frame: Atoms | None
+    system: System, group: list[tuple[Atoms, Atoms]], lowest: Atoms, relaxed: bool
 ) -> Configuration:
     smallest = min((ideal for _, ideal in group), key=len)
-    named = next((one for one, ideal in group if len(ideal) == len(smallest)), group[0][0])
+    named = next(one for one, ideal in group if len(ideal) == len(smallest))
     made = configuration(system, smallest, _name_of(named))
-    energy = np.nan
-    if frame is not None:
-        energy = energy_of(frame) / system.lattice.shares(frame)[1]
-    return Configuration(
-        made.system,
-        made.name,
-        made.ideal,
-        made.start,
-        made.shares,
-        made.n_sites,
-        frame,
-        energy,
-        tuple(one for one, _ in group),
-    )
+    made = replace(made, frames=tuple(one for one, _ in group), residues=residues(lowest))
+    if not relaxed:
+        return made
+    energy = energy_of(lowest) / system.lattice.shares(lowest)[1]
+    return replace(made, relaxed=lowest, energy=energy)
 
 
 def configuration(system: System, ideal: Atoms, name: str = "") -> Configuration:
@@ -278,32 +317,62 @@ def configuration(system: System, ideal: Atoms, name: str = "") -> Configuration
     return Configuration(system.name, name, ideal, start, shares, n)
 
 
-def _refuse_equal_names(system: System) -> None:
+def _number_equal_names(system: System) -> None:
     """Give configurations that the files call the same a number each."""
-    seen: dict[str, int] = {}
+    taken: set[str] = set()
     for place, one in enumerate(system.configurations):
-        count = seen[one.name] = seen.get(one.name, 0) + 1
-        if count > 1:
-            values = {**vars(one), "name": f"{one.name}#{count}"}
-            system.configurations[place] = Configuration(**values)
+        system.configurations[place] = replace(one, name=_free(one.name, taken))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """The name, with a number where it is taken; which it is from then on."""
+    found = next(
+        one for one in chain([name], (f"{name}#{k}" for k in count(2))) if one not in taken
+    )
+    taken.add(found)
+    return found
 
 
 def candidates(system: System, cells: CellsConfig, seed: int) -> Iterator[Configuration]:
-    """Distinct configurations without DFT results, of the sizes asked for."""
+    """Distinct configurations without DFT results, of the sizes asked for.
+
+    No two have one name, and none that of a configuration of the system. Quasirandom cells that
+    cannot be made are noted in `system.notes`. Raises StructureError where not even the parent has
+    as few shared sites as `cells.max_sites`.
+    """
     seen = {system.lattice.fingerprint(one.ideal) for one in system.configurations}
-    made = list(distinct(system.alloy, cells.max_sites))
-    for size in cells.sizes:
-        if cells.sqs:
-            found = quasirandom(system.alloy, size, cells.shares, cells.sqs, seed)
-            made += [one for one in found if isinstance(one, Atoms)]
-        if cells.random:
-            made += list(random_cells(system.alloy, size, cells.shares, cells.random, seed))
-    for atoms in made:
-        ideal = match(atoms, system.lattice.parent, system.lattice.species).ideal
+    taken = {one.name for one in system.configurations}
+    for atoms in _made(system, cells, seed):
+        ideal = system.lattice.on_sites(atoms)
         fingerprint = system.lattice.fingerprint(ideal)
         if fingerprint not in seen:
             seen.add(fingerprint)
-            yield configuration(system, ideal, str(atoms.info["config"]))
+            yield configuration(system, ideal, _free(str(atoms.info["config"]), taken))
+
+
+def _made(system: System, cells: CellsConfig, seed: int) -> Iterator[Atoms]:
+    if system.alloy.n_sites > cells.max_sites:
+        raise StructureError(
+            f"{system.name}: the smallest cell has {system.alloy.n_sites} shared sites, and "
+            f"cells.max_sites is {cells.max_sites}; give at least {system.alloy.n_sites}"
+        )
+    yield from distinct(system.alloy, cells.max_sites)
+    for size in cells.sizes:
+        if cells.sqs:
+            for one in quasirandom(system.alloy, size, cells.shares, cells.sqs, seed):
+                if isinstance(one, Atoms):
+                    yield one
+                    continue
+                # What follows names options of another command.
+                why = str(one).partition(";")[0]
+                note = (
+                    f"no quasirandom cells of {size} primitive cells: {why}; change cells.sizes "
+                    "or cells.shares"
+                )
+                if note not in system.notes:
+                    system.notes.append(note)
+        if cells.random:
+            yield from random_cells(system.alloy, size, cells.shares, cells.random, seed)
 
 
 def read_frames(paths: Iterable[Path]) -> tuple[list[Atoms], list[str]]:

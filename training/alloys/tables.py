@@ -8,10 +8,10 @@ import numpy as np
 
 from ..evaluation.tables import Cell, Table
 from .config import METHODS
-from .formation import dft_formation, hull_distances
-from .judge import Judged, mean_and_spread, of, shares_of
+from .formation import COLUMN, dft_formation, hull_distances
+from .judge import FEWEST_RANKED, Judged, mean_and_spread, of, shares_of
 from .method import Answers
-from .system import Configuration, System, residues
+from .system import Configuration, System
 
 SPREAD = "mean ± standard deviation over the splits"
 
@@ -21,18 +21,17 @@ def cells_table(system: System, configurations: Sequence[Configuration]) -> Tabl
     formation = dft_formation(configurations)
     distances = hull_distances(shares_of(configurations), formation)
     species = [f"x_{one}" for one in system.lattice.shared]
-    energies = ["DFT formation energy, meV/site", "above the DFT hull, meV/site"]
+    energies = [f"DFT {COLUMN}", "above the DFT hull, meV/site"]
     columns = ["configuration", "sites", *species, "DFT frames", "fmax, eV/Å", "smax, N/m"]
     table = Table("configurations", f"Configurations of {system.name}", [*columns, *energies])
     for one, energy, distance in zip(configurations, formation, distances, strict=True):
-        left = residues(one.relaxed) if one.relaxed is not None else (np.nan, np.nan)
         shares = [float(x) for x in one.shares.values()]
-        figures = [*map(float, left), 1e3 * float(energy), 1e3 * float(distance)]
+        figures = [*one.residues, 1e3 * float(energy), 1e3 * float(distance)]
         table.rows.append([one.name, one.n_sites, *shares, len(one.frames), *figures])
     table.digits = dict.fromkeys(energies, 2) | dict.fromkeys(species, 3)
     table.note = (
         "fmax and smax are what DFT left of forces and in-plane stress in the frame of lowest "
-        "energy; a configuration without has no frame that counts as relaxed."
+        "energy. A configuration has a formation energy where that counts as relaxed."
     )
     return table
 
@@ -40,7 +39,7 @@ def cells_table(system: System, configurations: Sequence[Configuration]) -> Tabl
 def errors_table(judged: Sequence[Judged], systems: Sequence[str], methods: Sequence[str]) -> Table:
     """Formation energies: mean absolute errors of every method in every system."""
     columns = ["method", *systems]
-    table = Table("formation", "Errors of formation energies, meV per site", columns)
+    table = Table("formation", f"Errors of {COLUMN}", columns)
     for method in methods:
         cells: list[Cell] = [method]
         for system in systems:
@@ -96,13 +95,13 @@ def details_table(judged: Sequence[Judged], system: str, methods: Sequence[str])
             ]
         )
     table.right = columns[1:7]
-    n = of(judged, system, table.rows[0][0]) if table.rows else []  # type: ignore[arg-type]
-    if n:
+    own = [one for one in judged if one.system == system and one.size is None]
+    if own:
         table.note = (
-            f"{len(n)} splits, {n[0].n_train} configurations learnt from and {n[0].n_test} held "
-            f"out in each; {SPREAD}. Ground states are those of DFT among all of them, summed over "
-            "the splits; false ones are on the predicted hull only. A rank correlation needs four "
-            "held-out configurations."
+            f"{len({one.split for one in own})} splits, {own[0].n_train} configurations learnt "
+            f"from and {own[0].n_test} held out in each; {SPREAD}. Ground states are those of DFT "
+            "among all of them, summed over the splits; false ones are on the predicted hull only. "
+            f"A rank correlation needs {FEWEST_RANKED} held-out configurations."
         )
     return table
 
@@ -117,7 +116,9 @@ def relaxed_table(judged: Sequence[Judged], systems: Sequence[str], key: str) ->
     for method in methods:
         cells = [
             _plus_minus(
-                [getattr(one, key) for one in of(judged, name, method)], 2 if is_energy else 4
+                [getattr(one, key) for one in of(judged, name, method)],
+                2 if is_energy else 4,
+                _failed(of(judged, name, method)),
             )
             for name in systems
         ]
@@ -154,7 +155,7 @@ def predicted_table(
     system: str, configurations: Sequence[Configuration], final: Mapping[str, Answers]
 ) -> Table:
     """What every method says of every configuration, having learnt from all DFT results."""
-    columns = ["configuration", "x", "method", "formation energy, meV/site", "meV/atom"]
+    columns = ["configuration", "x", "method", COLUMN, "meV/atom"]
     columns += ["Å²/atom", "status", "reason"]
     title = f"Predictions for {system}"
     table = Table("predicted", title, columns)
@@ -167,3 +168,22 @@ def predicted_table(
                 table.rows.append([one.name, one.x, method, *figures, said.status, said.reason])
     table.digits = {columns[1]: 3, columns[3]: 2, columns[4]: 2, columns[5]: 4}
     return table
+
+
+def facts_table(facts: Mapping[str, Mapping[str, Mapping[str, object]]]) -> Table:
+    """What each method says of what it has learnt."""
+    table = Table("learnt", "What was learnt", ["method", "system", "what"])
+    for method, of_method in facts.items():
+        for system, values in of_method.items():
+            text = ", ".join(f"{key} {_short(value)}" for key, value in values.items())
+            table.rows.append([method, system or "all", text])
+    table.note = "Of the last time that each method has learnt; from everything, if it predicts."
+    return table
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(_short(one) for one in value) + ")"
+    return str(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..data.splits import part_of
 from ..loop import Outcome, train
 from ..sections import Config
 from ..setup import run_files
-from .method import Task
+from .method import Answer, Answers, Task
 from .system import Configuration, energy_of
 
 CONFIG = "config"
@@ -60,6 +60,11 @@ class Group:
     asked: tuple[Configuration, ...]
     folder: Path
 
+    @property
+    def facts_of(self) -> str:
+        """What facts are of, as `Answers.facts` names it: a system, or "" for all."""
+        return "" if self.name == "all" else self.name
+
 
 def groups(task: Task) -> list[Group]:
     """All systems of a task together, or each alone, as `potentials.together` says."""
@@ -75,6 +80,29 @@ def groups(task: Task) -> list[Group]:
         )
         for name, systems in parts.items()
     ]
+
+
+def by_groups(task: Task, answer: Callable[[Group], Answers]) -> Answers:
+    """Answers of all groups; one that cannot be learnt says why, for all its configurations.
+
+    Raises ValueError as the first does, where none can be learnt.
+    """
+    found = Answers({})
+    everything, errors = groups(task), []
+    for group in everything:
+        try:
+            said = answer(group)
+        except ValueError as error:
+            errors.append(error)
+            reason = " ".join(str(error).split())
+            lost = {(one.system, one.name): Answer(math.nan, reason=reason) for one in group.asked}
+            said = Answers(lost, {group.facts_of: {"reason": reason}})
+        found = Answers({**found.of, **said.of}, {**found.facts, **said.facts}, said.signal)
+        if found.signal is not None:
+            return found
+    if len(errors) == len(everything):
+        raise errors[0]
+    return found
 
 
 def labelled_frames(configurations: Iterable[Configuration], relaxed: bool = False) -> list[Atoms]:
@@ -150,7 +178,7 @@ def split_for(frames: Sequence[Atoms], group: Group, seed: int) -> dict[str, Any
     labels = [str(frame.info[CONFIG]) for frame in frames]
     pinned = ends & set(labels)
     if len(set(labels) - ends) < _FEWEST_MIXED:
-        order = sorted(range(len(frames)), key=lambda k: -energy_of(frames[k]) / len(frames[k]))
+        order = sorted(range(len(frames)), key=lambda k: -_per_atom(frames[k]))
         lowest = {labels[k]: k for k in order}
         pinned = {f"{label}#{lowest[label]}" for label in pinned}
         labels = [f"{label}#{k}" for k, label in enumerate(labels)]
@@ -168,6 +196,11 @@ def split_for(frames: Sequence[Atoms], group: Group, seed: int) -> dict[str, Any
             "split into some to train and some to validate on; give more DFT frames."
         )
     return {"by": "material", "val": VALIDATION, "test": 0.0, "seed": draw}
+
+
+def _per_atom(frame: Atoms) -> float:
+    """eV/atom; zero without an energy, as of structures of which there is one each."""
+    return energy_of(frame) / len(frame) if frame.calc is not None else 0.0
 
 
 def _split_seed(labels: Sequence[str], pinned: set[str], seed: int) -> int | None:

@@ -1,4 +1,9 @@
-"""What the comparison of methods means, in words."""
+"""What the comparison of methods means, in words.
+
+Each kind of method is represented by one that is named without looking at held-out configurations:
+a cluster expansion by that of least error in cross-validation inside the training part, the others
+by the first of a fixed order. Two methods are compared on the configurations that both answer.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .choices import NOT_PREDICTIONS
 from .judge import Judged, mean_and_spread, of
 
-COMPOSITION = ("fractions", "roost", "ideal")
-NOT_PREDICTIONS = ("ce-all", "energy-only-dft")
-"""Methods that know of the held-out configurations what nobody knows of a new one."""
+EXPANSION, POTENTIAL, COMPOSITION = (
+    "a cluster expansion",
+    "a potential",
+    "the composition alone",
+)
+ORDER = {
+    EXPANSION: ("ce-ardr", "ce-ridge", "ce-lasso", "ce-ols"),
+    POTENTIAL: ("fine-tuned", "energy-only", "scratch", "zero-shot"),
+    COMPOSITION: ("roost", "fractions", "ideal"),
+}
+"""Who represents its kind: the first that there is."""
 
 FLOOR = 1.0
 """meV per site. What settings of DFT and unfinished relaxations leave; below it nothing is told."""
@@ -18,75 +32,86 @@ FLOOR = 1.0
 
 def verdict(judged: Sequence[Judged], system: str) -> list[str]:
     """Sentences on one system: which kind of method is best, and whether that is certain."""
-    methods = list(dict.fromkeys(one.method for one in judged if one.system == system))
-    honest = [m for m in methods if m not in NOT_PREDICTIONS and _mae(judged, system, m) < np.inf]
-    kinds = {
-        "a cluster expansion": [m for m in honest if m.startswith("ce-")],
-        "a potential": [m for m in honest if not m.startswith("ce-") and m not in COMPOSITION],
-        "the composition alone": [m for m in honest if m in COMPOSITION],
-    }
-    best = {
-        kind: min(own, key=lambda m: _mae(judged, system, m)) for kind, own in kinds.items() if own
-    }
-    if len(best) < 2:
+    methods = {one.method for one in judged if one.system == system} - set(NOT_PREDICTIONS)
+    chosen = {kind: _representative(judged, system, kind, methods) for kind in ORDER}
+    present = {kind: method for kind, method in chosen.items() if method is not None}
+    if len(present) < 2:
         return []
-    order = sorted(best, key=lambda kind: _mae(judged, system, best[kind]))
-    lines = [_ranking(judged, system, best, order)]
-    if {"a cluster expansion", "a potential"} <= set(best):
-        pair = best["a cluster expansion"], best["a potential"]
-        lines.append(_expansion_or_potential(judged, system, *pair))
-    if "the composition alone" in best and order[0] != "the composition alone":
-        lines += _composition(judged, system, best["the composition alone"], best[order[0]])
+    lines = [_ranking(judged, system, present)]
+    expansion = present.get(EXPANSION)
+    if expansion is not None:
+        potentials = [present.get(POTENTIAL), "energy-only"]
+        for method in dict.fromkeys(m for m in potentials if m in methods):
+            lines.append(_expansion_or_potential(judged, system, expansion, str(method)))
+    floor, others = present.get(COMPOSITION), [present.get(EXPANSION), present.get(POTENTIAL)]
+    if floor is not None:
+        lines += _composition(judged, system, floor, [m for m in others if m is not None])
     return lines
 
 
-def _mae(judged: Sequence[Judged], system: str, method: str) -> float:
-    mean, _ = mean_and_spread([one.mae for one in of(judged, system, method)])
-    return mean if np.isfinite(mean) else np.inf
+def _representative(
+    judged: Sequence[Judged], system: str, kind: str, methods: set[str]
+) -> str | None:
+    own = [method for method in ORDER[kind] if method in methods]
+    if kind == EXPANSION and own:
+        cv = {m: mean_and_spread([one.cv for one in of(judged, system, m)])[0] for m in own}
+        known = [m for m in own if np.isfinite(cv[m])]
+        return min(known, key=lambda m: cv[m]) if known else own[0]
+    return own[0] if own else None
 
 
-def _ranking(
-    judged: Sequence[Judged], system: str, best: dict[str, str], order: Sequence[str]
-) -> str:
-    parts = [
-        f"{kind} ({best[kind]}) {_mae(judged, system, best[kind]):.2f} meV/site" for kind in order
-    ]
-    return f"{system}: the best of each kind errs by " + ", ".join(parts) + "."
+def _ranking(judged: Sequence[Judged], system: str, present: dict[str, str]) -> str:
+    parts = []
+    for kind, method in present.items():
+        found = of(judged, system, method)
+        mean, _ = mean_and_spread([one.mae for one in found])
+        lost, asked = sum(one.failed for one in found), sum(one.n_test for one in found)
+        without = f", {lost} of {asked} without an answer" if lost else ""
+        parts.append(f"{kind} ({method}{without}) {mean:.2f} meV/site")
+    return f"{system}: errors on held-out configurations are for " + ", for ".join(parts) + "."
 
 
-def _compared(
-    judged: Sequence[Judged], system: str, one: str, other: str
-) -> tuple[float, int, int]:
-    """Mean difference of the errors in meV per site; in how many splits `one` is better, of all."""
-    first = {j.split: j.mae for j in of(judged, system, one)}
-    second = {j.split: j.mae for j in of(judged, system, other)}
-    gaps = [first[k] - second[k] for k in first if k in second]
-    gaps = [gap for gap in gaps if np.isfinite(gap)]
-    return (float(np.mean(gaps)) if gaps else np.nan), sum(gap < 0 for gap in gaps), len(gaps)
+def _compared(judged: Sequence[Judged], system: str, one: str, other: str) -> list[float]:
+    """For each split the difference of the errors in meV per site, where both answer."""
+    second = {j.split: j for j in of(judged, system, other)}
+    gaps = []
+    for first in of(judged, system, one):
+        theirs = second[first.split].errors if first.split in second else {}
+        pairs = [(abs(e), abs(theirs.get(name, np.nan))) for name, e in first.errors.items()]
+        both = [(a, b) for a, b in pairs if np.isfinite(a) and np.isfinite(b)]
+        if both:
+            gaps.append(float(np.mean([a - b for a, b in both])))
+    return gaps
 
 
 def _expansion_or_potential(
     judged: Sequence[Judged], system: str, expansion: str, potential: str
 ) -> str:
-    gap, better, n = _compared(judged, system, potential, expansion)
-    told = f"{abs(gap):.2f} meV/site in the mean, the potential better in {better} of {n} splits"
+    gaps = _compared(judged, system, potential, expansion)
+    if not gaps:
+        return f"{potential} and {expansion} answer for no configuration in common."
+    gap, better, n = float(np.mean(gaps)), sum(gap < 0 for gap in gaps), len(gaps)
+    told = (
+        f"{expansion} and {potential} differ by {abs(gap):.2f} meV/site in the mean, {potential} "
+        f"better in {better} of {n} splits"
+    )
     if abs(gap) < FLOOR:
-        return (
-            f"A cluster expansion is enough here: the two differ by less than the {FLOOR:g} "
-            f"meV/site that DFT itself leaves open ({told})."
-        )
+        return f"A cluster expansion is enough here: {told}, and DFT itself leaves {FLOOR:g} open."
     if gap > 0:
-        return f"A cluster expansion is enough here, and better ({told})."
+        return f"A cluster expansion is enough here, and better: {told}."
     if better == n:
-        return f"The potential is better than a cluster expansion in every split ({told})."
-    return f"The potential is better than a cluster expansion, but not in every split ({told})."
+        return f"The potential is better than a cluster expansion in every split: {told}."
+    return f"The potential is better than a cluster expansion, but not in every split: {told}."
 
 
-def _composition(judged: Sequence[Judged], system: str, floor: str, winner: str) -> list[str]:
-    gap, better, n = _compared(judged, system, winner, floor)
-    if -gap >= FLOOR and better > n / 2:
-        return []
+def _composition(
+    judged: Sequence[Judged], system: str, floor: str, others: Sequence[str]
+) -> list[str]:
+    for method in others:
+        gaps = _compared(judged, system, method, floor)
+        if gaps and np.mean(gaps) <= -FLOOR:
+            return []
     return [
-        "How the species are arranged hardly matters: composition alone is as good within "
-        f"{abs(gap):.2f} meV/site ({winner} better in {better} of {n} splits)."
+        f"How the species are arranged hardly matters, or is not learnt: no method is better than "
+        f"composition alone ({floor}) by {FLOOR:g} meV/site."
     ]
