@@ -210,7 +210,7 @@ def test_foreign_frames_are_noted_or_passed_over(tmp_path) -> None:
     system = build_system(system_config(tmp_path), [*made, foreign, phase], 0.1, 0.5)
     assert len(system.configurations) == 3
     (note,) = system.notes
-    assert note.startswith("of WS2-1T 1 frames are left out")
+    assert note.startswith("frames left out, 1: WS2-1T (1); the first because it is no arrangement")
 
 
 def test_end_members_are_demanded(tmp_path) -> None:

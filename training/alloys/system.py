@@ -201,8 +201,8 @@ def build_system(
             left_out.setdefault(_name_of(frame), []).append(str(error))
             continue
         found.setdefault(lattice.fingerprint(ideal), []).append((frame, ideal))
-    for name, why in left_out.items():
-        system.notes.append(f"of {name} {len(why)} frames are left out: {why[0]}")
+    if left_out:
+        system.notes.append(_left_out(left_out))
     groups = sorted(found.values(), key=lambda group: (len(group[0][1]), _name_of(group[0][0])))
     known = {species for end in ends for species in end.symbols if species in lattice.shared}
     lowest = [min((one for one, _ in group), key=_energy_per_atom) for group in groups]
@@ -221,6 +221,15 @@ def build_system(
     _note_unrelaxed(system)
     _refuse_levels(system, max_fmax, max_smax)
     return system
+
+
+def _left_out(why: dict[str, list[str]]) -> str:
+    """A sentence on frames that are no arrangement of the alloy, by their names."""
+    told = [f"{name} ({len(reasons)})" for name, reasons in list(why.items())[:NAMED]]
+    more = f" and {len(why) - NAMED} more" if len(why) > NAMED else ""
+    n = sum(map(len, why.values()))
+    first = next(iter(why.values()))[0]
+    return f"frames left out, {n}: {', '.join(told)}{more}; the first because {first}"
 
 
 def _fits(frame: Atoms, lattice: Lattice) -> bool:
