@@ -33,6 +33,16 @@ def threads() -> Iterator[None]:
 
 
 @pytest.fixture
+def layernet(monkeypatch: pytest.MonkeyPatch, threads: None) -> None:
+    """The small model of alloys under the name `layernet`, and what relaxes with it."""
+    from mlff2d.training.alloys import potentials  # no other test waits for it
+    from tests.alloy_potentials import LayerNet, relax
+
+    monkeypatch.setitem(REGISTRY, "layernet", LayerNet)
+    monkeypatch.setattr(potentials, "relaxer", relax)
+
+
+@pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """`mlff2d label` labels in this process."""
     monkeypatch.setattr("mlff2d.training.labelling.compute.Pool", PoolHere)

@@ -12,7 +12,6 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlff2d import checkpoint
 from mlff2d.atoms import to_graph
-from mlff2d.models import REGISTRY
 from mlff2d.training.alloys import energy_only, potentials
 from mlff2d.training.alloys.formation import dft_formation
 from mlff2d.training.alloys.method import Answers, Task
@@ -22,13 +21,11 @@ from mlff2d.training.config import ConfigError, load_config
 from mlff2d.training.data.splits import part_of
 from tests.alloy_potentials import (
     STRENGTHS,
-    LayerNet,
     answer,
     config_of,
     formation,
     layer_potential,
     make_task,
-    relax,
     toy_frames,
     toy_system,
     with_method,
@@ -37,11 +34,7 @@ from tests.alloy_potentials import (
 )
 from tests.alloys import ENDS
 
-
-@pytest.fixture(autouse=True)
-def hooks(monkeypatch, threads) -> None:
-    monkeypatch.setitem(REGISTRY, "layernet", LayerNet)
-    monkeypatch.setattr(potentials, "relaxer", relax)
+pytestmark = pytest.mark.usefixtures("layernet")
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 
 from mlff2d.errors import StructureError
-from mlff2d.models import REGISTRY
 from mlff2d.training import loop
 from mlff2d.training.alloys import potentials
 from mlff2d.training.alloys.system import System
 from tests.alloy_potentials import (
-    LayerNet,
     answer,
     config_of,
     formation,
@@ -28,11 +26,7 @@ from tests.alloy_potentials import (
 )
 from tests.training_helpers import Killed
 
-
-@pytest.fixture(autouse=True)
-def hooks(monkeypatch, threads) -> None:
-    monkeypatch.setitem(REGISTRY, "layernet", LayerNet)
-    monkeypatch.setattr(potentials, "relaxer", relax)
+pytestmark = pytest.mark.usefixtures("layernet")
 
 
 @pytest.fixture(scope="module")

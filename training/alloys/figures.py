@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from ..evaluation.plots import Plot
 from ..figures.style import COLOURS, new_figure, styled
-from .formation import dft_formation, hull_distances
-from .judge import Judged, mean_and_spread, shares_of
-from .method import Answer, Answers
+from .formation import ON_HULL, dft_formation, hull_distances
+from .judge import Judged, mean_and_spread, predicted_formation, shares_of
+from .method import Answers
 from .system import Configuration, System
 
 Array = NDArray[np.float64]
@@ -72,11 +72,9 @@ def hulls(
     figure, panels = new_figure(3.4 * (1 + len(shown)), 3.6, 1, 1 + len(shown))
     _hull(panels[0], system.with_dft, dft_formation(system.with_dft), "DFT", COLOURS[6])
     everything = [*system.with_dft, *cells]
-    missing = Answer(np.nan)
     for axes, method, colour in zip(panels[1:], shown, COLOURS, strict=False):
-        answers = final[method].of
-        said = [answers.get((one.system, one.name), missing).formation for one in everything]
-        _hull(axes, everything, np.array(said), method, colour)
+        said = predicted_formation(everything, final[method])
+        _hull(axes, everything, said, method, colour)
     for axes in panels:
         axes.set(xlabel=f"share of {system.lattice.shared[-1]}")
         axes.sharey(panels[0])
@@ -92,7 +90,7 @@ def _hull(
     axes: Axes, configurations: Sequence[Configuration], formation: Array, title: str, colour: str
 ) -> None:
     x = np.array([one.x for one in configurations])
-    on = hull_distances(shares_of(configurations), formation) <= 1e-6
+    on = hull_distances(shares_of(configurations), formation) <= ON_HULL
     axes.plot(x, 1e3 * formation, "o", color=colour, ms=4, alpha=0.6)
     order = np.argsort(x[on])
     axes.plot(x[on][order], 1e3 * formation[on][order], "-s", color=colour, ms=5)

@@ -30,6 +30,10 @@ COLUMN = "E_f against end members, meV/site"
 """How a column of formation energies is called, in every table and file."""
 
 
+ON_HULL = 1e-6
+"""eV per shared site; what is no farther above the hull is on it."""
+
+
 def formation_energy(
     energy: float, shares: Mapping[str, float], ends: Mapping[str, float]
 ) -> float:
@@ -84,8 +88,6 @@ def hull_distances(shares: Array, formation: Array) -> Array:
     return distances
 
 
-def ground_states(shares: Array, formation: Array, tolerance: float = 1e-6) -> set[int]:
-    """Places of the configurations on the hull, mixtures only."""
-    distances = hull_distances(shares, formation)
-    mixed = shares.max(1) < 1
-    return set(np.flatnonzero(mixed & (distances <= tolerance)).tolist())
+def ground_states(shares: Array, distances: Array) -> set[int]:
+    """Places of the mixtures on the hull, from (C, S) shares and (C,) distances from it."""
+    return set(np.flatnonzero((shares.max(1) < 1) & (distances <= ON_HULL)).tolist())

@@ -72,13 +72,17 @@ class Judged:
 def judge(system: System, method: str, split: Split, answers: Answers) -> Judged:
     """Compare a method's answers in a system with DFT."""
     everything = system.with_dft
-    true = dict(zip([one.name for one in everything], dft_formation(everything), strict=True))
-    test = [one for one in split.test if one.system == system.name]
+    formation, shares = dft_formation(everything), shares_of(everything)
+    told = predicted_formation(everything, answers)
+    ours, theirs = hull_distances(shares, told), hull_distances(shares, formation)
+    stable, truly = ground_states(shares, ours), ground_states(shares, theirs)
+    names = {one.name for one in split.test if one.system == system.name}
+    held = np.array([one.name in names for one in everything])
+    test = [one for one in everything if one.name in names]
     said = [answers.of.get((system.name, one.name), Answer(np.nan)) for one in test]
-    predicted = np.array([one.formation for one in said])
-    errors = 1e3 * (predicted - np.array([true[one.name] for one in test]))
+    true, predicted = formation[held], told[held]
+    errors = 1e3 * (predicted - true)
     known = np.isfinite(errors)
-    ours, theirs = _ground_states(system, answers)
     return Judged(
         system.name,
         method,
@@ -88,11 +92,11 @@ def judge(system: System, method: str, split: Split, answers: Answers) -> Judged
         len(test),
         _mean(abs(errors[known])),
         float(np.sqrt(_mean(errors[known] ** 2))),
-        _spearman(predicted[known], np.array([true[one.name] for one in test])[known]),
-        _hull_error(system, answers, {one.name for one in test}),
-        len(ours & theirs),
-        len(theirs - ours),
-        len(ours - theirs),
+        _spearman(predicted[known], true[known]),
+        _mean_known(1e3 * (ours - theirs)[held]),
+        len(stable & truly),
+        len(truly - stable),
+        len(stable - truly),
         _mean_known([1e3 * _energy_error(one, a) for one, a in zip(test, said, strict=True)]),
         _mean_known([_area_error(one, a) for one, a in zip(test, said, strict=True)]),
         int((~known).sum()),
@@ -107,8 +111,8 @@ def _mean(values: Array) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _mean_known(values: Sequence[float]) -> float:
-    array = np.array(values)
+def _mean_known(values: Sequence[float] | Array) -> float:
+    array = np.asarray(values)
     return _mean(abs(array[np.isfinite(array)]))
 
 
@@ -135,27 +139,12 @@ def shares_of(configurations: Sequence[Configuration]) -> Array:
     return np.array([list(one.shares.values()) for one in configurations])
 
 
-def predicted_formation(system: System, answers: Answers) -> Array:
-    """(C,) a method's formation energies of all configurations with DFT results."""
+def predicted_formation(configurations: Sequence[Configuration], answers: Answers) -> Array:
+    """(C,) a method's formation energies in eV per shared site; NaN where it has none."""
     missing = Answer(np.nan)
     return np.array(
-        [answers.of.get((system.name, one.name), missing).formation for one in system.with_dft]
+        [answers.of.get((one.system, one.name), missing).formation for one in configurations]
     )
-
-
-def _ground_states(system: System, answers: Answers) -> tuple[set[int], set[int]]:
-    """Of the method and of DFT."""
-    shares = shares_of(system.with_dft)
-    ours = ground_states(shares, predicted_formation(system, answers))
-    return ours, ground_states(shares, dft_formation(system.with_dft))
-
-
-def _hull_error(system: System, answers: Answers, test: set[str]) -> float:
-    shares = shares_of(system.with_dft)
-    ours = hull_distances(shares, predicted_formation(system, answers))
-    theirs = hull_distances(shares, dft_formation(system.with_dft))
-    held = np.array([one.name in test for one in system.with_dft])
-    return _mean_known(list(1e3 * (ours - theirs)[held]))
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from ..config import ConfigError
 from ..console import make_console
 from ..lock import locked
-from .choices import STEPS
+from .choices import NOT_PREDICTIONS, STEPS
 from .config import AlloyConfig
 from .findings import Study
 from .judge import judge
@@ -29,7 +29,6 @@ from .report import write_report
 from .splits import Split, smaller, splits
 from .system import Configuration, System, build_system, candidates, read_frames
 from .tables import cells_table, predicted_table
-from .verdict import NOT_PREDICTIONS
 
 
 class Stopped(Exception):
