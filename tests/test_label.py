@@ -273,7 +273,7 @@ def test_other_settings_and_other_outputs_are_refused(capsys) -> None:
         ("level: PBE", "calculator: is missing"),
         ("calculator: gpaw\nparameters: {cutof: 300}", "Did you mean 'cutoff'?"),
         ("calculator: gpaw\nparameters: {cutoff: -3}", "parameters.cutoff"),
-        ("calculator: gpaw\nparameters: {hard: [Xx]}", "'Xx' is no element"),
+        ("calculator: gpaw\nparameters: {cutoffs: {Xx: 600}}", "'Xx' is no element"),
         ("calculator: nowhere:Calculator", "nowhere cannot be imported"),
         ("calculator: ase.calculators.emt:EMTT", "Did you mean 'EMT'?"),
         ("just words", "a list of 'key: value' lines"),

@@ -19,7 +19,8 @@ gpaw = pytest.importorskip("gpaw")
 COARSE = """
 calculator: gpaw
 parameters:
-  cutoff_hard: 200
+  cutoff: 200
+  cutoffs: {}
   k_length: 6
   height: 7
   vacuum: 6
@@ -53,7 +54,7 @@ def test_rules_of_the_settings(tmp_path) -> None:
     oxide = layer()
     oxide.numbers[1] = 8
     told = json.loads(job(tmp_path, oxide).info["settings"])
-    assert told["cutoff"] == 600
+    assert told["cutoff"] == 700, "of oxygen"
     assert told["poissonsolver"] == {"dipolelayer": "xy"}
     assert "poissonsolver" not in json.loads(job(tmp_path, oxide, dipole="off").info["settings"])
 

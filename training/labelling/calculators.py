@@ -112,7 +112,7 @@ def _gpaw(settings: LabelSettings, atoms: Atoms, folder: Path, name: str) -> Job
     rules = GpawSettings.model_validate(settings.parameters)
     setting = prepare(atoms, rules.height, rules.vacuum)
     computed = setting.atoms
-    cutoff = rules.cutoff_hard if set(computed.symbols) & set(rules.hard) else rules.cutoff
+    cutoff = max(rules.cutoff, *(rules.cutoffs.get(symbol, 0.0) for symbol in computed.symbols))
     parameters: dict[str, Any] = {
         "xc": rules.xc,
         "kpts": {"size": grid(computed, rules.k_length), "gamma": True},
