@@ -5,25 +5,21 @@
 In float64, for random weights of every model and for the shipped (or given) model. Forces and
 in-plane virial against central differences of fourth order: the largest deviation relative to the
 largest component. One slab, one answer: the largest deviation of energy per atom, forces and
-in-plane stress over all ways in which `tests/structures.py` writes the slab.
+in-plane stress over the ways in which `mlff2d.checking.slabs` writes a slab. `mlff2d check` judges
+one model by these and more.
 """
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
 
 from mlff2d import MLFF2DCalculator, slab
+from mlff2d.derivatives import numerical_forces, numerical_virial
 from mlff2d.models import REGISTRY
 from tests.potentials import random_potential
 from tests.structures import VARIANTS, mos2, variant
-
-STEP = 1e-4
-
-
-def central(values: list[float]) -> float:
-    """Derivative from values at -2, -1, 1 and 2 steps."""
-    return (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * STEP)
 
 
 def derivative_errors(calculator: MLFF2DCalculator, atoms: Atoms) -> tuple[float, float]:
@@ -31,33 +27,18 @@ def derivative_errors(calculator: MLFF2DCalculator, atoms: Atoms) -> tuple[float
     calculator.calculate(atoms)
     forces, virial = calculator.results["forces"], calculator.results["virial"]
 
-    def energy(pos: np.ndarray, cell: np.ndarray) -> float:
-        moved = atoms.copy()
-        moved.set_cell(cell)
-        moved.positions = pos
-        calculator.calculate(moved)
-        return float(calculator.results["energy"])
+    def energies(structures: Sequence[Atoms]) -> np.ndarray:
+        found = []
+        for moved in structures:
+            calculator.calculate(moved)
+            found.append(calculator.results["energy"])
+        return np.array(found)
 
-    steps = [-2 * STEP, -STEP, STEP, 2 * STEP]
-    cell, pos = atoms.cell.array.copy(), atoms.positions.copy()
-    numerical = np.zeros_like(forces)
-    for index in np.ndindex(*forces.shape):
-        unit = np.zeros_like(forces)
-        unit[index] = 1
-        numerical[index] = -central([energy(pos + h * unit, cell) for h in steps])
-    strained = np.zeros((2, 2))
-    for a, b in np.ndindex(2, 2):
-        strain = np.zeros((3, 3))
-        strain[a, b] += 0.5
-        strain[b, a] += 0.5
-        values = []
-        for h in steps:
-            deformation = np.eye(3) + h * strain
-            values.append(energy(pos @ deformation, cell @ deformation))
-        strained[a, b] = central(values)
+    by_moves = numerical_forces(energies, atoms)
+    by_strain = numerical_virial(energies, atoms, np.eye(3)[:2])
     return (
-        np.abs(forces - numerical).max() / np.abs(forces).max(),
-        np.abs(virial[:2, :2] - strained).max() / np.abs(virial).max(),
+        np.abs(forces - by_moves).max() / np.abs(forces).max(),
+        np.abs(virial[:2, :2] - by_strain).max() / np.abs(virial).max(),
     )
 
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "active": "rounds of finding, labelling and learning the frames that teach most",
     "alloy": "formation energies of an alloy: potentials beside cluster expansions",
     "analyse": "what trajectories show: means, distances, diffusion, ripples",
+    "check": "check a potential: derivatives, precision, vacuum, symmetry, cutoff",
     "data": "build, merge and describe sets of labelled structures to train on",
     "domain": "add to a model file where its training set is",
     "evaluate": "judge a model on labelled structures, beside baselines and other models",
@@ -141,6 +142,10 @@ def _load(name: str) -> Command:
         from mlff2d.md.analysis import command as analyse
 
         return analyse
+    if name == "check":
+        from mlff2d.checking import command as check
+
+        return check
     if name == "domain":
         from mlff2d.training.domain import command as domain
 

@@ -20,7 +20,7 @@ ORDER = [
         "mlff2d.kept",
         "mlff2d.graph",
     ],
-    ["mlff2d.slab"],
+    ["mlff2d.derivatives", "mlff2d.slab"],
     ["mlff2d.neighbors", "mlff2d.symmetry"],
     ["mlff2d.atoms", "mlff2d.contacts"],
     ["mlff2d.reading"],
@@ -33,6 +33,7 @@ ORDER = [
     ["mlff2d.checkpoint"],
     ["mlff2d.info"],
     ["mlff2d.calculator", "mlff2d.importers", "mlff2d.predict", "mlff2d.torchsim"],
+    ["mlff2d.checking"],
     ["mlff2d.training", "mlff2d.md"],
     ["mlff2d.cli"],
 ]

@@ -15,7 +15,8 @@ from mlff2d.training.labelling.geometry import faces_differ, grid, prepare, redu
 from tests.structures import mos2, turn, variant
 
 VARIANTS = [
-    *("c=15", "c=30 TTT", "no third vector", "short third vector", "tilted", "tilted TTT"),
+    *("vacuum of 12 Å", "vacuum of 27 Å TTT", "no third vector", "short third vector"),
+    *("tilted", "tilted TTT"),
     *("left-handed", "swapped", "vacuum first", "vacuum second TTT", "straddling"),
     *("straddling TTT", "another in-plane cell", "rotated", "axes permuted"),
 ]

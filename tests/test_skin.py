@@ -52,7 +52,7 @@ def test_equal_to_fresh_lists_while_all_move_come_and_go(
 ) -> None:
     rng = np.random.default_rng(seed)
     lists = SkinLists(CUTOFF)
-    slabs = slabs_of("c=15", "vacuum first", "no third vector", "rotated", "tilted TTT")
+    slabs = slabs_of("vacuum of 12 Å", "vacuum first", "no third vector", "rotated", "tilted TTT")
     for k in range(12):
         found = lists.get(slabs)
         assert rows(found.index.numpy(), found.shift.numpy()) == fresh(slabs)
@@ -72,7 +72,7 @@ def test_equal_to_fresh_lists_while_all_move_come_and_go(
 
 
 def test_only_the_lists_of_those_that_moved_are_made_again() -> None:
-    slabs = slabs_of("c=15", "rotated", "swapped")
+    slabs = slabs_of("vacuum of 12 Å", "rotated", "swapped")
     lists = SkinLists(CUTOFF)
     lists.get(slabs)
     assert lists.n_builds == 3
@@ -92,7 +92,7 @@ def test_only_the_lists_of_those_that_moved_are_made_again() -> None:
 
 
 def test_positions_may_be_moved_in_place() -> None:
-    slabs = slabs_of("c=15", "rotated")
+    slabs = slabs_of("vacuum of 12 Å", "rotated")
     lists = SkinLists(CUTOFF)
     lists.get(slabs)
     generator = torch.Generator().manual_seed(0)
@@ -110,7 +110,7 @@ def test_a_key_may_come_again_with_another_structure() -> None:
 
 
 def test_two_with_one_key_are_refused() -> None:
-    slabs = slabs_of("c=15", "rotated")
+    slabs = slabs_of("vacuum of 12 Å", "rotated")
     with pytest.raises(ValueError, match="same key"):
         SkinLists(CUTOFF).get(replace(slabs, key=torch.tensor([3, 3])))
     with pytest.raises(ValueError, match="positive"):
@@ -121,7 +121,7 @@ def test_two_with_one_key_are_refused() -> None:
 
 @pytest.mark.parametrize("trouble", ["NaN", "infinite cell", "flat cell", "far away"])
 def test_one_in_trouble_has_no_edges_and_leaves_the_others_alone(trouble: str) -> None:
-    slabs = slabs_of("c=15", "rotated", "vacuum first")
+    slabs = slabs_of("vacuum of 12 Å", "rotated", "vacuum first")
     lists = SkinLists(CUTOFF)
     before = lists.get(slabs)
     pos, cell = slabs.pos.clone(), slabs.cell.clone()

@@ -42,7 +42,10 @@ def periodic(atoms: Atoms) -> Atoms:
 
 def test_it_is_the_calculator(model: MLFF2DModel) -> None:
     """Slabs written in several ways and a crystal, in one batch; the vacuum bears no stress."""
-    slabs = [variant(name)[0] for name in ("c=30 TTT", "rotated", "straddling TTT", "tilted TTT")]
+    slabs = [
+        variant(name)[0]
+        for name in ("vacuum of 27 Å TTT", "rotated", "straddling TTT", "tilted TTT")
+    ]
     structures = [*map(periodic, slabs), bulk("Cu", cubic=True), periodic(mos2(seed=5))]
     found = model(state_of(structures))
     calculator = MLFF2DCalculator(model.potential, device="cpu", dtype="float64")

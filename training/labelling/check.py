@@ -10,6 +10,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
+from mlff2d.derivatives import displaced, strained
 from mlff2d.errors import StructureError
 from mlff2d.units import EV_PER_ANGSTROM2_IN_N_PER_M
 
@@ -119,9 +120,7 @@ def _force_row(
 ) -> Row:
     ends = []
     for sign in (-1, 1):
-        moved = centre.copy()
-        moved.positions[atom, axis] += sign * DISPLACEMENT
-        ends.append(point(moved))
+        ends.append(point(displaced(centre, atom, axis, sign * DISPLACEMENT)))
     low, high = ends
     mean = (low[1][atom, axis] + 4 * forces[atom, axis] + high[1][atom, axis]) / 6
     numeric = -(high[0] - low[0]) / (2 * DISPLACEMENT)
@@ -139,13 +138,12 @@ def _stress_row(
     volume = centre.get_volume()
     slopes, energies = [], []
     for sign in (-1, 1):
-        moved = centre.copy()
-        stretch = np.ones(3)
-        stretch[axis] += sign * STRAIN
-        moved.set_cell(moved.cell.array * stretch, scale_atoms=True)
+        strain = np.zeros((3, 3))
+        strain[axis, axis] = sign * STRAIN
+        moved = strained(centre, strain)
         energy, _, there = point(moved)
         # dE/de of a cell that is stretched by 1 + e.
-        slopes.append(there[axis, axis] * moved.get_volume() / stretch[axis])
+        slopes.append(there[axis, axis] * moved.get_volume() / (1 + sign * STRAIN))
         energies.append(energy)
     mean = (slopes[0] + 4 * stress[axis, axis] * volume + slopes[1]) / 6
     numeric = (energies[1] - energies[0]) / (2 * STRAIN)
