@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from mlff2d.domain import Domain
 from mlff2d.errors import ModelFileError, TrainingStateError, nearest
+from mlff2d.files import replacing
 from mlff2d.models import build_model, model_config, model_name
 from mlff2d.potential import Potential
 from mlff2d.property import PropertyPredictor
@@ -77,15 +78,10 @@ def write(content: dict[str, Any], path: Path) -> None:
 
     Raises OSError where that cannot be; a file of that name is then still what it was.
     """
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        torch.save(content, unfinished)
-        os.replace(unfinished, path)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeErrors here
-        unfinished.unlink(missing_ok=True)
-        raise OSError(
-            f"{path} could not be written; see whether there is room left in its folder"
-        ) from error
+    packed = BytesIO()  # of a file without room torch raises RuntimeErrors that do not say so
+    torch.save(content, packed)
+    with replacing(path) as file:
+        file.write(packed.getbuffer())
 
 
 def shipped_models() -> list[str]:

@@ -25,3 +25,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
     hint = f" Did you mean {lower[close[0]]!r}?" if close else ""
     return f"{hint} Valid: {', '.join(choices)}."
+
+
+def counted(n: int, noun: str) -> str:
+    """'1 frame', '1,200 frames': a number and what there is of it."""
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")

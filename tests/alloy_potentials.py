@@ -23,9 +23,9 @@ from mlff2d.md.relaxation.settings import RelaxSettings
 from mlff2d.models.base import EnergyModel
 from mlff2d.nn.scatter import segment_sum
 from mlff2d.potential import Potential
-from mlff2d.training.alloys import potentials
 from mlff2d.training.alloys.config import AlloyConfig
 from mlff2d.training.alloys.method import Answers, Task
+from mlff2d.training.alloys.methods import load_method
 from mlff2d.training.alloys.splits import splits
 from mlff2d.training.alloys.system import Configuration, System, build_system
 from mlff2d.training.generation.alloys import Alloy, Sublattice, distinct
@@ -161,7 +161,7 @@ def config_of(folder: Path, starts: list[str], **potentials: Any) -> AlloyConfig
 
 
 def answer(name: str, task: Task) -> Answers:
-    return potentials.method(name)(with_method(task, name))
+    return load_method(name)(with_method(task, name))
 
 
 def with_nonsense(task: Task, geometry: bool = True) -> Task:

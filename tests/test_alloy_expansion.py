@@ -15,8 +15,9 @@ from ase.build import mx2
 from mlff2d.training.alloys.config import AlloyConfig, ExpansionConfig, SystemConfig
 from mlff2d.training.alloys.expansion import FITS, clusters, fit, folds_of, method
 from mlff2d.training.alloys.formation import dft_formation
+from mlff2d.training.alloys.frames import read_frames
 from mlff2d.training.alloys.method import Task
-from mlff2d.training.alloys.system import Configuration, System, build_system, read_frames
+from mlff2d.training.alloys.system import Configuration, System, build_system
 from tests.alloy_potentials import formation, make_task, with_nonsense
 from tests.alloys import ENDS, frames, ising_system, pairs, system_config
 from tests.shared import DATA, needs_data

@@ -11,9 +11,10 @@ from ase.build import mx2
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlff2d.errors import StructureError
+from mlff2d.training.alloys.candidates import candidates
 from mlff2d.training.alloys.config import CellsConfig
 from mlff2d.training.alloys.match import match
-from mlff2d.training.alloys.system import Lattice, build_system, candidates
+from mlff2d.training.alloys.system import Lattice, build_system
 from mlff2d.training.generation.alloys import Alloy, Sublattice, distinct, random_cells
 from mlff2d.training.generation.layers import standard
 from tests.alloys import frames, ising, ising_system, system_config

@@ -7,9 +7,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import ase.build
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 from rich.console import Console
 
 from mlff2d import cli
@@ -19,6 +21,7 @@ from mlff2d.training.alloys.formation import dft_formation, ground_states, hull_
 from mlff2d.training.alloys.judge import Judged, judge
 from mlff2d.training.alloys.method import Answer, Answers, Task
 from mlff2d.training.alloys.splits import smaller, splits
+from mlff2d.training.alloys.training import Group, by_groups
 from mlff2d.training.alloys.verdict import verdict
 from tests.alloys import frames, ising, ising_system, parent_file
 
@@ -97,6 +100,13 @@ def answers_by(system, error) -> Answers:
             for one, value in zip(system.with_dft, true, strict=True)
         }
     )
+
+
+def test_what_rounding_tells_apart_has_one_rank(system) -> None:
+    split = replace(splits(system.with_dft, SplitsConfig(repeats=1), seed=0)[0])
+    noise = iter(np.random.default_rng(0).normal(scale=1e-10, size=100))
+    found = judge(system, "m", split, answers_by(system, lambda one: next(noise)))
+    assert found.spearman == 1.0
 
 
 def test_errors_are_of_held_out_configurations_alone(system) -> None:
@@ -266,6 +276,45 @@ def test_a_method_that_cannot_learn_leaves_the_others(tmp_path, monkeypatch, cap
     assert "ce-ols: too few for this" in (tmp_path / "run/report/report.html").read_text()
 
 
+def test_what_failed_is_tried_again_and_shown_until_then(tmp_path, monkeypatch, capsys) -> None:
+    path = write_study(tmp_path, max_sites=3)
+    asked: list[bool] = []
+
+    def failing(task: Task) -> Answers:
+        def of_group(group: Group) -> Answers:
+            raises = group.name == "one" and len(asked) < 2
+            if raises:
+                raise ValueError("this may pass")
+            return Answers({(one.system, one.name): Answer(0.0) for one in group.asked})
+
+        found = by_groups(task, of_group)
+        asked.append(found.failed)
+        return found
+
+    monkeypatch.setattr(kept, "load_method", lambda name: failing)
+    others = frames(tmp_path, ising(("W", "Nb")), ("W", "Nb"), max_sites=3)
+    made = list(ase.io.iread(tmp_path / "dft.extxyz"))
+    ase.io.write(tmp_path / "dft.extxyz", [*made, *others])
+    alloys = [
+        f"{{parent: {tmp_path / 'MoS2.extxyz'}, sublattice: Mo, species: {species}, name: {name}}}"
+        for species, name in (("[Mo, W]", "one"), ("[W, Nb]", "other"))
+    ]
+    settings = ["--set", "cells.max_sites=1", "--set", f"systems=[{', '.join(alloys)}]"]
+    settings += ["--set", "methods=[scratch]", "--set", "potentials.together=false"]
+    assert cli.main(["alloy", str(path), "compare", *settings]) == 0
+    assert asked == [True, True]
+    said = "scratch has no formation energy for 7 of 7 configurations of one, after learning"
+    told = " ".join(capsys.readouterr().err.split())
+    assert f"{said} from 5; of MoS2-1H: this may pass." in told
+    assert cli.main(["alloy", str(path), "cells", *settings]) == 0
+    assert asked == [True, True], "it is not asked for"
+    page = (tmp_path / "run/report/report.html").read_text()
+    assert "this may pass" in page
+    assert cli.main(["alloy", str(path), "compare", *settings]) == 0
+    assert asked == [True, True, False, False]
+    assert "this may pass" not in (tmp_path / "run/report/report.html").read_text()
+
+
 def test_a_signal_ends_a_study_in_good_order(tmp_path, monkeypatch, capsys) -> None:
     path = write_study(tmp_path)
     monkeypatch.setattr(kept, "load_method", lambda name: lambda task: Answers({}, signal=15))
@@ -281,10 +330,54 @@ def complaint(capsys, *argv: object) -> str:
     return text
 
 
+def test_frames_that_cannot_be_used_are_noted(tmp_path, capsys) -> None:
+    path = write_study(tmp_path, max_sites=2)
+    made = frames(tmp_path, ising(("Mo", "W")), max_sites=2)
+    bare, wrong, rattled = made[0].copy(), made[1].copy(), made[2].copy()
+    wrong.calc = SinglePointCalculator(wrong, energy=np.nan)
+    forces = np.full((len(rattled), 3), np.nan)
+    rattled.calc = SinglePointCalculator(rattled, energy=-100.0, forces=forces)
+    ase.io.write(tmp_path / "dft.extxyz", [*made, wrong, bare, rattled])
+    assert cli.main(["alloy", str(path), "cells"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "dft.extxyz: 3 frames left out; the first, " in said
+    assert "its energy holds NaN or infinity." in said
+    assert "3 configurations that DFT relaxed" in said
+    (tmp_path / "dft.extxyz").write_text("4\n\nMo 0 0 0\n")
+    assert cli.main(["alloy", str(path), "cells"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "dft.extxyz: 1 frame left out; the first, " in said
+    assert "Fault" not in said
+    ase.io.write(tmp_path / "dft.extxyz", made[:1])
+    assert cli.main(["alloy", str(path), "cells"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "MoWS2: no frame has W." in said
+    assert "MoWS2 has 1 configuration that DFT relaxed, and 6 are wanted" in said
+    assert "MoWS2: 1 configuration that DFT relaxed, " in said
+
+
+def test_an_energy_of_other_settings_is_noted(tmp_path, capsys) -> None:
+    path = write_study(tmp_path, max_sites=3)
+    assert cli.main(["alloy", str(path), "cells"]) == 0
+    assert "same settings" not in capsys.readouterr().err
+    made = frames(tmp_path, ising(("Mo", "W")), max_sites=3)
+    made[4].calc.results["energy"] -= 100.0
+    ase.io.write(tmp_path / "dft.extxyz", made)
+    assert cli.main(["alloy", str(path), "cells"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    name = made[4].info["config"]
+    assert (
+        f"1 configuration of 7 with formation energies beyond 2 eV per shared site, {name}" in said
+    )
+
+
 def test_mistakes_get_one_sentence(tmp_path, capsys) -> None:
     path = write_study(tmp_path, max_sites=2)
     assert "Did you mean 'compare'" in complaint(capsys, path, "compar")
     assert "Did you mean 'ce-lasso'" in complaint(capsys, path, "--set", "methods=[ce-laso]")
+    key = "systems=[{parent: a, sublattice: Mo, specis: [Mo, W]}]"
+    said = complaint(capsys, path, "--set", key)
+    assert "unknown key 'systems.0.specis'. Did you mean 'species'" in said
     assert "name it too" in complaint(capsys, path, "--set", "methods=[energy-only]")
     assert "has no Nb" in complaint(
         capsys,
@@ -298,6 +391,10 @@ def test_mistakes_get_one_sentence(tmp_path, capsys) -> None:
     ]
     both = f"systems=[{', '.join(alloys)}]"
     assert "mixtures of Mo, W in common" in complaint(capsys, path, "--set", both)
+    assert "cells.max_sites of at most 13" in complaint(capsys, path, "--set", "cells.max_sites=40")
+    bulk = "systems=[{parent: %s, sublattice: Cu, species: [Cu, Ag]}]" % (tmp_path / "bulk.cif")
+    ase.io.write(tmp_path / "bulk.cif", ase.build.bulk("Cu"))
+    assert "bulk.cif: it is no layer" in complaint(capsys, path, "--set", bulk)
     assert "nothing.extxyz" in complaint(capsys, path, "--set", "frames=nothing.extxyz")
     assert "nothing.yaml" in complaint(capsys, tmp_path / "nothing.yaml")
 
@@ -341,6 +438,11 @@ def test_a_cluster_expansion_is_chosen_by_its_cross_validation() -> None:
     found = [*judged("ce-ardr", [1.0], cv=3.0), *judged("ce-ols", [9.0], cv=2.0)]
     lines = verdict([*found, *judged("fine-tuned", [5.0])], "MoWS2")
     assert "(ce-ols) 9.00" in lines[0]
+
+
+def test_a_method_without_an_answer_has_no_error() -> None:
+    lines = verdict([*judged("ce-ols", [2.0]), *judged("zero-shot", [np.nan])], "MoWS2")
+    assert "(zero-shot) unknown." in lines[0]
 
 
 def test_what_knows_the_answers_wins_nothing() -> None:

@@ -120,14 +120,14 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch) -
     checkpoint.save(random_potential("nequip"), path)
     before = path.read_bytes()
 
-    def killed(content: object, target: Path) -> None:
-        Path(target).write_bytes(b"half")
+    def killed(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "save", killed)
+    monkeypatch.setattr("mlff2d.files.os.fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(random_potential("nequip", seed=1), path)
     assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_old_formats_go_through_the_upgrade_chain(tmp_path: Path, monkeypatch) -> None:

@@ -361,7 +361,7 @@ def test_no_room_for_the_state_is_one_sentence_and_loses_nothing(data, tmp_path,
     path = config.run_dir / "state.pt"
     save_state(run, path)
     before = path.read_bytes()
-    words = r"state\.pt could not be written; see whether there is"
+    words = r"state\.pt could not be written \(File too large\); make room"
     with largest_file(10_000), pytest.raises(OSError, match=words):
         save_state(run, path)
     assert path.read_bytes() == before

@@ -1,5 +1,6 @@
 """`mlff2d import`, on checkpoints that the peers wrote of random models."""
 
+import errno
 import gzip
 import struct
 import sys
@@ -149,19 +150,17 @@ def test_no_place_to_write(checkpoints: Path, tmp_path: Path, capsys: Capture) -
 def test_writing_goes_wrong(
     checkpoints: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: object, target: Path) -> None:
-        target.write_bytes(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     def forbidden(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     command = ["import", str(checkpoints / "mace-tiny.model"), "-o", str(tmp_path / "model.pt")]
-    monkeypatch.setattr("mlff2d.checkpoint.torch.save", full)
+    monkeypatch.setattr("mlff2d.files.os.fsync", full)
     assert main(command) == 2
     message = capsys.readouterr().err
-    assert "model.pt could not be written" in message
-    assert "enforce" not in message
+    assert "model.pt could not be written (No space left on device); make room" in message
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr("mlff2d.importers.command.TemporaryFile", forbidden)
     assert main(command) == 2

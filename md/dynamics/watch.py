@@ -36,8 +36,10 @@ STRETCH = 1.5
 STRESS = 300.0
 """N/m of in-plane stress; graphene, the strongest layer, breaks at 42."""
 
-NOVEL = 3.0
-"""Times the 99.9 % quantile of the training set, beyond which surroundings are unknown."""
+NOVEL = 2.0
+"""Times the 99.9 % quantile of the training set, beyond which surroundings are unknown. Features of
+networks that normalise them end at some 2.5 whatever the atoms do; of 12,095 atoms of frames that
+the shipped model never saw, rattled ones among them, none is beyond 1.5."""
 
 Novelty = Callable[[Slabs], Tensor]
 """(N,) how far the surroundings of each atom are from training, see `Potential.novelty`."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mlff2d.files import naming, replacing
+from mlff2d import checkpoint
+from mlff2d.files import naming
 
 FORMAT = 1
 """Number of the format of the file."""
@@ -20,8 +21,7 @@ def save(content: Mapping[str, Any], path: Path) -> None:
     """Write tensors and primitives, all or nothing."""
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        torch.save({**content, "format": FORMAT}, file)
+    checkpoint.write({**content, "format": FORMAT}, path)
 
 
 def load(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -6,6 +6,8 @@ METHODS = {
     "zero-shot": "the potentials of `potentials.starts` as they are",
     "fine-tuned": "the same, trained further on the DFT frames",
     "scratch": "their architectures, trained on the DFT frames from random weights",
+    "readout": "a linear fit to formation energies, on what the potentials as they are make of "
+    "the structures that they relax",
     "energy-only": "a network trained on formation energies of structures that the fine-tuned "
     "potential relaxed",
     "energy-only-dft": "the same on structures that DFT relaxed, which nobody has of a new one",

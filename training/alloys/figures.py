@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from numpy.typing import NDArray
 
 from ..evaluation.plots import Plot
@@ -65,25 +66,76 @@ def hulls(
     final: Mapping[str, Answers],
     methods: Sequence[str],
 ) -> Plot | None:
-    """Formation energies over composition with their hulls, by DFT and by methods; two species."""
-    if len(system.lattice.shared) != 2:
+    """Formation energies over composition with their hulls, by DFT and by methods.
+
+    Of two species or of three; None of more.
+    """
+    if len(system.lattice.shared) > 3:
         return None
     shown = [method for method in methods if method in final][:3]
-    figure, panels = new_figure(3.4 * (1 + len(shown)), 3.6, 1, 1 + len(shown))
-    _hull(panels[0], system.with_dft, dft_formation(system.with_dft), "DFT", COLOURS[6])
     everything = [*system.with_dft, *cells]
-    for axes, method, colour in zip(panels[1:], shown, COLOURS, strict=False):
-        said = predicted_formation(everything, final[method])
-        _hull(axes, everything, said, method, colour)
-    for axes in panels:
-        axes.set(xlabel=f"share of {system.lattice.shared[-1]}")
-        axes.sharey(panels[0])
-    panels[0].set_ylabel("formation energy, meV/site")
+    parts = [("DFT", system.with_dft, dft_formation(system.with_dft))]
+    parts += [(one, everything, predicted_formation(everything, final[one])) for one in shown]
+    figure, panels = new_figure(3.4 * len(parts), 3.6, 1, len(parts))
     caption = (
         f"{system.name}: formation energies and convex hulls. DFT of the configurations that it "
         "relaxed; the methods, having learnt from these, of all cells."
     )
+    if len(system.lattice.shared) == 2:
+        for axes, (title, own, energies), colour in zip(
+            panels, parts, (COLOURS[6], *COLOURS), strict=False
+        ):
+            _hull(axes, own, energies, title, colour)
+            axes.set(xlabel=f"share of {system.lattice.shared[-1]}")
+            axes.sharey(panels[0])
+        panels[0].set_ylabel("formation energy, meV/site")
+        return Plot(f"{system.name}-hull", figure, caption)
+    largest = 1e3 * max(np.nanmax(abs(energies), initial=0.0) for _, _, energies in parts) or 1.0
+    for axes, (title, own, energies) in zip(panels, parts, strict=True):
+        points = _triangle(axes, own, energies, title, largest)
+    figure.colorbar(points, ax=list(panels), label="formation energy, meV/site", shrink=0.8)
+    caption += " Of each composition the lowest; squares are on the hull."
     return Plot(f"{system.name}-hull", figure, caption)
+
+
+def _triangle(
+    axes: Axes,
+    configurations: Sequence[Configuration],
+    formation: Array,
+    title: str,
+    largest: float,
+) -> PathCollection:
+    """The lowest of each composition of three species, colours from -largest to it in meV."""
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+    axes.plot(*corners[[0, 1, 2, 0]].T, color="#808080", lw=0.8, zorder=0)
+    for corner, species, side in zip(
+        corners, configurations[0].shares, ("right", "left", "center"), strict=True
+    ):
+        below = 9 if side == "center" else -14
+        axes.annotate(species, corner, (0, below), ha=side, textcoords="offset points")
+    shares = shares_of(configurations)
+    on = hull_distances(shares, formation) <= ON_HULL
+    lowest: dict[tuple[float, ...], int] = {}
+    for k in np.argsort(formation)[: np.isfinite(formation).sum()]:
+        lowest.setdefault(tuple(shares[k].round(6)), int(k))
+    for marker, size, is_on in (("o", 26, False), ("s", 46, True)):
+        places = [k for k in lowest.values() if on[k] == is_on]
+        x, y = (shares[places] @ corners).T
+        points = axes.scatter(
+            x,
+            y,
+            c=1e3 * formation[places],
+            marker=marker,
+            s=size,
+            cmap="RdBu_r",
+            vmin=-largest,
+            vmax=largest,
+            edgecolors="#303030",
+            linewidths=0.6,
+        )
+    axes.set(title=title, aspect="equal", xlim=(-0.15, 1.15), ylim=(-0.15, 1.05))
+    axes.axis("off")
+    return points
 
 
 def _hull(

@@ -25,7 +25,7 @@ class Study:
     compared : those with configurations enough to compare methods
     cells : by system, configurations without DFT results
     judged : every method in every system, split and size
-    failures : sentences on methods that could not learn
+    failures : by method and system, or "" for all, a sentence on what it could not do first
     facts : by method and system, what methods say of what they learnt
     final : by method, answers after learning from everything
     monte_carlo : what was found
@@ -37,7 +37,7 @@ class Study:
     cells: dict[str, list[Configuration]]
     notes: list[str]
     judged: list[Judged] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    failures: dict[tuple[str, str], str] = field(default_factory=dict)
     facts: dict[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     final: dict[str, Answers] = field(default_factory=dict)
     monte_carlo: list[MonteCarlo] = field(default_factory=list)

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from mlff2d import slab
 from mlff2d.atoms import canonical_slab
 
-from .formation import dft_formation, ground_states, hull_distances
+from .formation import ON_HULL, dft_formation, ground_states, hull_distances
 from .method import Answer, Answers
 from .splits import Split
 from .system import Configuration, System
@@ -117,9 +117,11 @@ def _mean_known(values: Sequence[float] | Array) -> float:
 
 
 def _spearman(predicted: Array, true: Array) -> float:
-    if len(true) < FEWEST_RANKED or np.ptp(predicted) == 0 or np.ptp(true) == 0:
+    if len(true) < FEWEST_RANKED or np.ptp(predicted) < ON_HULL or np.ptp(true) < ON_HULL:
         return float("nan")
-    return float(spearmanr(predicted, true).statistic)
+    # What rounding alone tells apart is equal.
+    ranked = [np.round(values / ON_HULL) for values in (predicted, true)]
+    return float(spearmanr(*ranked).statistic)
 
 
 def _energy_error(one: Configuration, answer: Answer) -> float:

@@ -30,12 +30,15 @@ _NAME = 12
 def answers_of(method: str, task: Task, compute: bool = True) -> Answers | None:
     """What a method answers, from its folder or computed and kept; `task.folder` is that of all.
 
-    None where it is not kept and shall not be computed. Raises ValueError as the method does.
+    None where it is not kept and shall not be computed. Answers some of which failed are computed
+    again; what did not fail the method finds in its folder. Raises ValueError as the method does.
     """
     folder = folder_of(method, task)
     path = folder / "answers.json"
     if path.exists():
-        return _read(path)
+        there = _read(path)
+        if not (compute and there.failed):
+            return there
     if not compute:
         return None
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,13 +105,14 @@ def _digest(text: str) -> str:
 def _write(found: Answers, path: Path) -> None:
     rows = [[*key, asdict(answer)] for key, answer in found.of.items()]
     facts = {name: dict(values) for name, values in found.facts.items()}
-    write_text(json.dumps({"answers": rows, "facts": facts}, indent=1) + "\n", path)
+    content = {"answers": rows, "facts": facts, "failed": found.failed}
+    write_text(json.dumps(content, indent=1) + "\n", path)
 
 
 def _read(path: Path) -> Answers:
     try:
         raw: dict[str, Any] = json.loads(path.read_text())
         of = {(system, name): Answer(**values) for system, name, values in raw["answers"]}
-        return Answers(of, raw["facts"])
+        return Answers(of, raw["facts"], raw.get("failed", False))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged; delete it and run the same command again") from error

@@ -7,6 +7,9 @@ of swaps from the clusters about them (Angqvist et al., Adv. Theory Simul. 2, 19
 from __future__ import annotations
 
 import random
+import time
+from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,9 @@ from .observables import Integers, Samples
 RANDOM = 200
 """Random arrangements whose mean energy is that of infinite temperature."""
 
+SAVE_SECONDS = 60.0
+"""Between two calls of `save`; a process that is killed loses no more, and one temperature."""
+
 
 def anneal(
     expansion: Any,
@@ -26,6 +32,9 @@ def anneal(
     equilibration: int,
     replicas: int,
     seed: int,
+    begun: Samples | None = None,
+    save: Callable[[Samples], None] = lambda samples: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Samples:
     """Cool random arrangements of a supercell, temperature after temperature.
 
@@ -36,9 +45,12 @@ def anneal(
     temperatures : K, gone through from the highest on
     sweeps : trials for each shared site at each temperature
     equilibration : of these, sweeps that are not kept
+    begun : what the same call had done when it was stopped, to go on from, in place
+    save : called with what is done, now and then and at the end
+    stopped : whether to stop, asked after every temperature
 
-    The samples have the temperatures in the order given. Raises ValueError where the supercell is
-    so small that a cluster meets its own images.
+    The samples have the temperatures in the order given; see `Samples.finished`. Raises ValueError
+    where the supercell is so small that a cluster meets its own images.
     """
     from mchammer.calculators import ClusterExpansionCalculator
 
@@ -52,29 +64,42 @@ def anneal(
         )
     sites = np.sort([k for one in calculator.sublattices.active_sublattices for k in one.indices])
     n, order = len(sites), np.argsort(temperatures)[::-1]
-    shape = (replicas, len(temperatures))
-    energies = np.empty((*shape, sweeps - equilibration))
-    arrangements = np.empty((*energies.shape, n), np.uint8)
-    acceptance = np.empty(shape)
+    if begun is None:
+        rng = np.random.default_rng([seed, replicas])
+        drawn = [shuffled(start, sites, rng).numbers.tolist() for _ in range(RANDOM)]
+        alike = float(np.mean([calculator.calculate_total(occupations=one) for one in drawn])) / n
+        shape = (replicas, len(temperatures))
+        energies = np.full((*shape, sweeps - equilibration), np.nan)
+        arrangements = np.zeros((*energies.shape, n), np.uint8)
+        begun = Samples(
+            np.array(temperatures), energies, arrangements, np.full(shape, np.nan), alike
+        )
     state = random.getstate()  # which mchammer seeds and draws from
-    for replica in range(replicas):
-        rng = np.random.default_rng([seed, replica])
+    saved = time.monotonic()
+    for replica, k in product(range(replicas), range(len(order))):
+        place = order[k]
+        if np.isfinite(begun.acceptance[replica, place]):
+            continue
+        rng = np.random.default_rng([seed, replica, k])
         structure = shuffled(start, sites, rng)
-        for place in order:
-            mc = _ensemble(structure, calculator, temperatures[place], n, rng)
-            mc.run(n * sweeps)
-            energy, accepted, kept = mc.data_container.get(
-                "potential", "acceptance_ratio", "trajectory", start=n * equilibration + 1
-            )
-            energies[replica, place] = energy / n
-            arrangements[replica, place] = [one.numbers[sites] for one in kept]
-            acceptance[replica, place] = accepted.mean()
-            structure.numbers = mc.configuration.occupations
+        if k > 0:
+            structure.numbers[sites] = begun.arrangements[replica, order[k - 1], -1]
+        mc = _ensemble(structure, calculator, temperatures[place], n, rng)
+        mc.run(n * sweeps)
+        energy, accepted, kept = mc.data_container.get(
+            "potential", "acceptance_ratio", "trajectory", start=n * equilibration + 1
+        )
+        begun.energies[replica, place] = energy / n
+        begun.arrangements[replica, place] = [one.numbers[sites] for one in kept]
+        begun.acceptance[replica, place] = accepted.mean()
+        if time.monotonic() - saved > SAVE_SECONDS:
+            save(begun)
+            saved = time.monotonic()
+        if stopped():
+            break
     random.setstate(state)
-    rng = np.random.default_rng([seed, replicas])
-    drawn = [shuffled(start, sites, rng).numbers.tolist() for _ in range(RANDOM)]
-    alike = float(np.mean([calculator.calculate_total(occupations=one) for one in drawn])) / n
-    return Samples(np.array(temperatures), energies, arrangements, acceptance, alike)
+    save(begun)
+    return begun
 
 
 def shuffled(supercell: Atoms, sites: Integers, rng: np.random.Generator) -> Atoms:

@@ -71,11 +71,13 @@ class Answers:
     ----------
     of : (system, configuration) to answer
     facts : figures of the fit by system or "", such as the cutoffs that were chosen
+    failed : whether some could not be learnt, for a reason that may pass; they are tried again
     signal : number of a signal that ended it before it was done, else None
     """
 
     of: Mapping[tuple[str, str], Answer]
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    failed: bool = False
     signal: int | None = None
 
 

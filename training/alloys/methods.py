@@ -15,6 +15,10 @@ def load_method(name: str) -> Method:
         from . import stoichiometry
 
         return stoichiometry.METHODS[name]
+    if name.startswith("readout"):
+        from . import readout
+
+        return readout.method(name)
     if name.startswith("energy-only"):
         from . import energy_only
 

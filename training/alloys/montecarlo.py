@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +19,12 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 
 from mlff2d.files import replacing
+from mlff2d.interrupt import StopRequest
 from mlff2d.potential import Potential
 
-from ..console import make_console
+from ..console import bars, make_console
 from ..evaluation.plots import Plot
 from ..evaluation.tables import Table
 from .config import AlloyConfig, MonteCarloConfig, WalkConfig
@@ -111,7 +112,7 @@ def run_monte_carlo(
         found.append(one)
         try:
             if by == "expansion":
-                _by_expansion(system, config, how, folder, one)
+                _by_expansion(system, config, how, folder, console, one)
             else:
                 _by_potential(system, config, how, folder, console, potential, one)
         except ValueError as error:
@@ -153,7 +154,12 @@ def _filled(system: System, walk: WalkConfig, species: NDArray[np.str_]) -> Atom
 
 
 def _by_expansion(
-    system: System, config: AlloyConfig, how: MonteCarloConfig, folder: Path, one: MonteCarlo
+    system: System,
+    config: AlloyConfig,
+    how: MonteCarloConfig,
+    folder: Path,
+    console: Console,
+    one: MonteCarlo,
 ) -> None:
     fitted = fit(system, system.with_dft, config.expansion, how.fit, config.seed)
     one.lines.append(
@@ -162,25 +168,39 @@ def _by_expansion(
     )
     walk = how.expansion
     equilibration = int(how.equilibrate * walk.sweeps)
-    for supercell in decorated(system, walk, how.shares):
-        what = [how.temperatures, walk.model_dump(), equilibration, config.seed]
-        digest = hashlib.sha256(json.dumps(what).encode())
-        digest.update(np.round(fitted.expansion.parameters, 12).tobytes())
-        digest.update(repr(fitted.cutoffs).encode() + supercell.numbers.tobytes())
-        path = folder / f"{system.name}-expansion-{digest.hexdigest()[:12]}.npz"
-        samples = _read(path)
-        if samples is None:
-            samples = anneal(
-                fitted.expansion,
-                supercell,
-                how.temperatures,
-                walk.sweeps,
-                equilibration,
-                walk.replicas,
-                config.seed,
-            )
-            _write(samples, path)
-        one.courses.append(course_of(system, walk.supercell, samples))
+    mixed = decorated(system, walk, how.shares)
+    total = len(mixed) * walk.replicas * len(how.temperatures)
+    with bars(console) as progress, StopRequest() as stop:
+        bar = progress.add_task(f"swaps in {system.name}", total=total)
+
+        def stopped() -> bool:
+            progress.advance(bar)
+            return stop.signal is not None
+
+        for supercell in mixed:
+            what = [how.temperatures, walk.model_dump(), equilibration, config.seed]
+            digest = hashlib.sha256(json.dumps(what).encode())
+            digest.update(np.round(fitted.expansion.parameters, 12).tobytes())
+            digest.update(repr(fitted.cutoffs).encode() + supercell.numbers.tobytes())
+            path = folder / f"{system.name}-expansion-{digest.hexdigest()[:12]}.npz"
+            samples = _read(path)
+            if samples is None or not samples.finished:
+                samples = anneal(
+                    fitted.expansion,
+                    supercell,
+                    how.temperatures,
+                    walk.sweeps,
+                    equilibration,
+                    walk.replicas,
+                    config.seed,
+                    samples,
+                    partial(_write, path=path),
+                    stopped,
+                )
+            one.signal = stop.signal
+            if one.signal is not None:
+                return
+            one.courses.append(course_of(system, walk.supercell, samples))
 
 
 def _write(samples: Samples, path: Path) -> None:
@@ -236,15 +256,15 @@ def _by_potential(
         for array in (atoms.numbers, atoms.positions, atoms.cell.array):
             digest.update(array.tobytes())
     output = folder / f"{system.name}-{one.by}-{digest.hexdigest()[:12]}.state"
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(f"swaps in {system.name}", total=None)
+    with bars(console) as progress:
+        bar = progress.add_task(f"swaps in {system.name}", total=None)
         found = sampler(
             structures,
             species,
             potential,
             output,
             relax,
-            lambda done, total: bars.update(bar, completed=done, total=total),
+            lambda done, total: progress.update(bar, completed=done, total=total),
             **settings,
         )
     one.signal = found.signal

@@ -41,10 +41,23 @@ def courses_table(courses: Sequence[Course], key: str, title: str) -> Table:
         "Mixing energies are against end members by the same energies. Order of shells: Warren and "
         f"Cowley's, of sites {distances} Å apart; 0 without order, negative where unlike species "
         "are neighbours. Long-range order: share of the waves of the star in the variance of the "
-        "composition from site to site. Entropy: integrated from infinite temperature. " + ERRORS
+        "composition from site to site. Entropy: integrated from infinite temperature. "
+        + ERRORS
+        + _others(courses)
     )
-    columns_ = ["x", "T (K)", *both, "star", "accepted"]
+    columns_ = [_share_of(courses), "T (K)", *both, "star", "accepted"]
     return Table(key, f"{title}: against temperature", columns_, rows, note=note)
+
+
+def _share_of(courses: Sequence[Course]) -> str:
+    """How a column with the share of the last species is called."""
+    return f"x_{list(courses[0].shares)[-1]}"
+
+
+def _others(courses: Sequence[Course]) -> str:
+    """What shares the others have, where it does not go without saying."""
+    species = list(courses[0].shares)
+    return f" {' and '.join(species[:-1])} have equal parts of the rest." if species[2:] else ""
 
 
 def sketch_table(courses: Sequence[Course], key: str, title: str) -> Table:
@@ -70,7 +83,7 @@ def sketch_table(courses: Sequence[Course], key: str, title: str) -> Table:
         )
     coldest = courses[0].samples.temperatures.min()
     columns = [
-        "x",
+        _share_of(courses),
         "largest heat capacity at (K)",
         "which is",
         "heat capacity there (kB/site)",
@@ -85,7 +98,7 @@ def sketch_table(courses: Sequence[Course], key: str, title: str) -> Table:
     ]
     note = (
         "A sketch of a phase diagram: compositions are fixed, cells are small, and a largest heat "
-        "capacity is a transition only where it grows with the cell."
+        "capacity is a transition only where it grows with the cell." + _others(courses)
     )
     return Table(key, f"{title}: where order sets in", columns, rows, note=note)
 
@@ -124,7 +137,7 @@ def courses_plot(courses: Sequence[Course], key: str, title: str) -> Plot:
     energy, heat, entropy, first, second, order = panels
     for k, one in enumerate(courses):
         samples, colour = one.samples, COLOURS[k % len(COLOURS)]
-        label = f"x = {one.x:.3g}"
+        label = f"{list(one.shares)[-1]} {one.x:.3g}"
         _line(energy, one, 1e3 * samples.mean_energy, colour, label)
         energy.axhline(1e3 * samples.random, color=colour, linestyle=":", linewidth=1)
         _line(heat, one, samples.heat_capacity, colour, label)
@@ -147,7 +160,7 @@ def courses_plot(courses: Sequence[Course], key: str, title: str) -> Plot:
     order.legend(fontsize=8)
     caption = (
         f"{title}. Dotted: an ideal, random mixture. Bars: standard errors over replicas. "
-        "Temperatures are logarithmic."
+        f"Temperatures are logarithmic.{_others(courses)}"
     )
     return Plot(key, figure, caption)
 
@@ -177,8 +190,8 @@ def sketch_plot(courses: Sequence[Course], key: str, title: str) -> Plot:
     above = [one for one in courses if one not in inside and one not in below]
     for chosen, marker, label in (
         (inside, "o", "largest heat capacity"),
-        (below, "v", "there or below"),
-        (above, "^", "there or above"),
+        (below, "v", "largest heat capacity, there or below"),
+        (above, "^", "largest heat capacity, there or above"),
     ):
         if chosen:
             at = [float(one.samples.temperatures[one.peak]) for one in chosen]
@@ -200,10 +213,11 @@ def sketch_plot(courses: Sequence[Course], key: str, title: str) -> Plot:
     last = list(courses[0].shares)[-1]
     axes.margins(y=0.2)
     axes.set(xlabel=f"share of {last}", ylabel="temperature (K)", xlim=(0, 1), ylim=(0, None))
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, frameon=True)
     caption = (
         f"{title}: a sketch. Points: the temperature with the largest heat capacity, bars to its "
         "neighbours in the list; beside them the star of waves that is strongest at the lowest "
         "temperature. A largest heat capacity is a transition only where it grows with the cell."
+        + _others(courses)
     )
     return Plot(key, figure, caption)

@@ -32,7 +32,7 @@ class Samples:
     temperatures : (T,) K
     energies : (R, T, M) mixing energies in eV per shared site
     arrangements : (R, T, M, n) uint8 atomic numbers on the shared sites
-    acceptance : (R, T) share of the trials that were accepted
+    acceptance : (R, T) share of the trials that were accepted; NaN of what is not done yet
     random : eV per shared site, mean over random arrangements: at infinite temperature
     failed : trials that were refused because the arrangement had no energy
     """
@@ -43,6 +43,11 @@ class Samples:
     acceptance: Array
     random: float
     failed: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every replica has been at every temperature."""
+        return bool(np.isfinite(self.acceptance).all())
 
     @property
     def mean_energy(self) -> Array:

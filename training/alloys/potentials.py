@@ -45,7 +45,9 @@ from .training import CONFIG, Group, by_groups, labelled_frames, write_frames
 from .tuning import final_file, two_trainings
 
 ZERO_SHOT, FINE_TUNED, SCRATCH = "zero-shot", "fine-tuned", "scratch"
-KINDS = (ZERO_SHOT, FINE_TUNED, SCRATCH)
+READOUT = "readout"
+KINDS = (ZERO_SHOT, FINE_TUNED, SCRATCH, READOUT)
+"""Methods that begin with each of `potentials.starts`."""
 
 
 class Relaxed(Protocol):
@@ -109,6 +111,13 @@ def start_names(config: PotentialsConfig) -> list[str]:
     return names
 
 
+def start_of(config: AlloyConfig, name: str) -> tuple[str, str]:
+    """The start of a name, and that name; the first where it is "": a file or a shipped model."""
+    names = start_names(config.potentials)
+    name = name or names[0]
+    return config.potentials.starts[names.index(name)], name
+
+
 def expanded(config: AlloyConfig) -> list[str]:
     """The methods of a config, those by potentials once for each start.
 
@@ -129,9 +138,7 @@ def method(name: str) -> Method:
 
 
 def _answer(make: Callable[[Task, Group, str, str], Trained], start: str, task: Task) -> Answers:
-    names = start_names(task.config.potentials)
-    start = start or names[0]
-    model = task.config.potentials.starts[names.index(start)]
+    model, start = start_of(task.config, start)
 
     def of_group(group: Group) -> Answers:
         made = make(task, group, model, start)
@@ -147,7 +154,11 @@ def _answer(make: Callable[[Task, Group, str, str], Trained], start: str, task: 
     return by_groups(task, of_group)
 
 
-def _zero_shot(task: Task, group: Group, model: str, name: str) -> Trained:
+def zero_shot(task: Task, group: Group, model: str, name: str) -> Trained:
+    """A start as it is, its zero moved to that of the frames to learn from.
+
+    Raises ConfigError for a model that is no potential, or does not know an element.
+    """
     device = pick_device(task.config.device)
     start = load_start(model, device, getattr(torch, task.config.dtype))
     potential = _potential_of(start.module, model)
@@ -182,7 +193,7 @@ def _scratch(task: Task, group: Group, model: str, name: str) -> Trained:
     return _trained(task, group, model, name, scratch=True)
 
 
-_MAKERS = {ZERO_SHOT: _zero_shot, FINE_TUNED: _fine_tuned, SCRATCH: _scratch}
+_MAKERS = {ZERO_SHOT: zero_shot, FINE_TUNED: _fine_tuned, SCRATCH: _scratch}
 
 
 def _trained(task: Task, group: Group, model: str, name: str, scratch: bool) -> Trained:

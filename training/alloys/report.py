@@ -10,15 +10,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mlff2d.errors import counted
 from mlff2d.files import write_text
 
 from ..evaluation.page import Page, write_page
 from ..evaluation.plots import Plot
 from ..evaluation.tables import Table
+from .choices import NOT_PREDICTIONS
 from .figures import curves, hulls, parity
 from .findings import Study
 from .formation import CONVENTION
-from .system import Configuration
 from .tables import (
     cells_table,
     curve_table,
@@ -67,17 +68,16 @@ def _facts(study: Study) -> dict[str, str]:
 
 
 def _notes(study: Study) -> list[str]:
-    shares = {_share(system.configurations) for system in study.systems.values()} - {""}
+    shares: dict[str, list[str]] = {}
+    for name, system in study.systems.items():
+        share = Fraction(system.alloy.n_sites, len(system.alloy.parent))
+        shares.setdefault(str(share), []).append(name)
+    told = [f"{s} ({', '.join(names)})" if len(shares) > 1 else s for s, names in shares.items()]
     return [
-        CONVENTION.format(share=" or ".join(sorted(shares)) or "a part"),
+        CONVENTION.format(share=", ".join(told)),
         *study.notes,
-        *study.failures,
+        *study.failures.values(),
     ]
-
-
-def _share(configurations: Sequence[Configuration]) -> str:
-    """Shared sites in an atom."""
-    return next((str(Fraction(one.n_sites, len(one.start))) for one in configurations), "")
 
 
 def _overview(
@@ -106,7 +106,8 @@ def _section(study: Study, name: str, page: Page, folder: Path, methods: list[st
     whole = [one for one in study.judged if one.size is None and one.system == name]
     tables: list[Table] = []
     plots: list[Plot | None] = []
-    shown = sorted(methods, key=lambda m: SHOWN.index(m) if m in SHOWN else len(SHOWN))[:4]
+    order = [*SHOWN, *(m for m in methods if m not in (*SHOWN, *NOT_PREDICTIONS)), *NOT_PREDICTIONS]
+    shown = sorted(methods, key=order.index)[:4]
     if whole:
         tables.append(details_table(whole, name, methods))
         plots.append(parity(system, study.judged, shown))
@@ -126,9 +127,9 @@ def _section(study: Study, name: str, page: Page, folder: Path, methods: list[st
             folded += found.tables[1:]
             plots += found.plots
     lines = [
-        f"{len(system.with_dft)} configurations that DFT relaxed, "
-        f"{sum(len(one.frames) for one in system.configurations)} DFT frames, "
-        f"{len(cells)} cells without DFT results.",
+        f"{counted(len(system.with_dft), 'configuration')} that DFT relaxed, "
+        f"{counted(sum(len(one.frames) for one in system.configurations), 'DFT frame')}, "
+        f"{counted(len(cells), 'cell')} without DFT results.",
         *verdict(whole, name),
         *walks,
     ]

@@ -11,24 +11,32 @@ from dataclasses import replace
 from itertools import combinations
 
 import ase.io
+import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import Progress
+
+from mlff2d.errors import counted
 
 from ..config import ConfigError
-from ..console import make_console
+from ..console import bars, make_console
 from ..lock import locked
+from .candidates import candidates
 from .choices import NOT_PREDICTIONS, STEPS
 from .config import AlloyConfig
 from .findings import Study
+from .formation import dft_formation
+from .frames import read_frames
 from .judge import judge
 from .kept import answers_of, folder_of
-from .method import Answers, Task
+from .method import Answer, Answers, Task
 from .potentials import FINE_TUNED, expanded, final_potential
 from .report import write_report
 from .splits import Split, smaller, splits
-from .system import Configuration, System, build_system, candidates, read_frames
+from .system import Configuration, System, build_system
 from .tables import cells_table, predicted_table
+
+ABSURD = 2.0
+"""eV per shared site, which no formation energy of a mixture reaches."""
 
 
 class Stopped(Exception):
@@ -69,7 +77,7 @@ def _steps(study: Study, steps: set[str], console: Console) -> int | None:
         console.print("Stopped; the same command goes on from there.")
         return stop.signal
     finally:
-        for failure in study.failures:
+        for failure in study.failures.values():
             console.print(f"Note: {failure}.", soft_wrap=True)
     return None
 
@@ -96,9 +104,10 @@ def prepare(config: AlloyConfig, console: Console) -> Study:
                 notes.append(f"{error}; it is left out of the comparison")
             else:
                 compared[name] = system
+                notes += _absurd(system)
         elif config.frames:
             notes.append(
-                f"{name} has {n} configurations that DFT relaxed, and "
+                f"{name} has {counted(n, 'configuration')} that DFT relaxed, and "
                 f"{config.min_configurations} are wanted to compare methods; it is left out there"
             )
     cells = {name: list(candidates(s, config.cells, config.seed)) for name, s in systems.items()}
@@ -107,6 +116,20 @@ def prepare(config: AlloyConfig, console: Console) -> Study:
     for note in notes:
         console.print(f"Note: {note.rstrip('.')}.", soft_wrap=True)
     return study
+
+
+def _absurd(system: System) -> list[str]:
+    """A sentence on formation energies that no alloy has."""
+    energies = dft_formation(system.with_dft)
+    places = np.flatnonzero(abs(energies) > ABSURD)
+    if not len(places):
+        return []
+    first = system.with_dft[places[0]].name
+    return [
+        f"{system.name}: {counted(len(places), 'configuration')} of {len(energies)} with formation "
+        f"energies beyond {ABSURD:g} eV per shared site, {first} with {energies[places[0]]:.3g}; "
+        "see whether all frames are of the same settings, end members among them"
+    ]
 
 
 def _refuse_overlap(systems: dict[str, System]) -> None:
@@ -132,7 +155,7 @@ def _cells(study: Study, console: Console, asked: bool) -> None:
         ase.io.write(path, [one.start for one in everything])
         replace(cells_table(system, everything), key=name).write_csv(path.parent)
         console.print(
-            f"{name}: {len(system.with_dft)} configurations that DFT relaxed, "
+            f"{name}: {counted(len(system.with_dft), 'configuration')} that DFT relaxed, "
             f"{len(everything) - len(system.with_dft)} without."
         )
 
@@ -166,7 +189,7 @@ def _judge(study: Study, parts: Sequence[Split], console: Console, compute: bool
         return
     methods = expanded(study.config)
     total = len(parts) * len(methods)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with bars(console) as progress:
         bar = progress.add_task("comparing", total=total)
         for split in parts:
             for method in methods:
@@ -193,15 +216,30 @@ def _answers(study: Study, method: str, task: Task, compute: bool = True) -> Ans
     try:
         found = answers_of(method, task, compute)
     except ValueError as error:
-        failure = f"{method}: {' '.join(str(error).split())}"
-        if failure not in study.failures:
-            study.failures.append(failure)
+        study.failures.setdefault((method, ""), f"{method}: {' '.join(str(error).split())}")
         return Answers({})
     if found is not None and found.signal is not None:
         raise Stopped(found.signal)
     if found is not None:
         study.facts[method] = found.facts
+        _note_lost(study, method, task, found)
     return found
+
+
+def _note_lost(study: Study, method: str, task: Task, found: Answers) -> None:
+    """Say why configurations have no formation energy by a method, where that is so first."""
+    for system in task.systems:
+        train, asked = task.of(system)
+        said = {one.name: found.of.get((system, one.name), Answer(np.nan)) for one in asked}
+        lost = {name: one for name, one in said.items() if not np.isfinite(one.formation)}
+        if lost and (method, system) not in study.failures:
+            name, first = next(iter(lost.items()))
+            why = ": ".join(" ".join(part.split()) for part in (first.status, first.reason) if part)
+            study.failures[method, system] = (
+                f"{method} has no formation energy for {len(lost)} of "
+                f"{counted(len(said), 'configuration')} of {system}, after learning from "
+                f"{len(train)}" + (f"; of {name}: {why}" if why else "")
+            )
 
 
 def _predict(study: Study, console: Console, asked: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, count
@@ -12,15 +12,13 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from mlff2d import slab
-from mlff2d.atoms import canonical_slab
 from mlff2d.errors import StructureError
 from mlff2d.reading import iter_structures
 
-from ..data.readers import iter_frames
-from ..generation.alloys import Alloy, Sublattice, distinct, quasirandom, random_cells, require_icet
-from ..generation.layers import material_of
-from .config import CellsConfig, SystemConfig
+from ..generation.alloys import Alloy, Sublattice, require_icet
+from ..generation.layers import reduced_formula, standard
+from .config import SystemConfig
+from .frames import energy_of, energy_per_atom, is_relaxed, name_of, residues
 from .match import Arrangement, Symmetries, canonical, match, symmetries
 
 NAMED = 8
@@ -106,6 +104,12 @@ class Lattice:
     def _symmetries(self) -> Symmetries:
         return symmetries(self.parent)
 
+    @property
+    def n_primitive(self) -> int:
+        """Primitive cells in the parent."""
+        same = (self._symmetries.plane == np.eye(2)).all((1, 2)) & self._symmetries.proper
+        return int(same.sum())
+
     def on_sites(self, atoms: Atoms) -> Atoms:
         """The arrangement that a layer is, on the parent's sites. Raises StructureError."""
         return match(atoms, self.parent, self.species).ideal
@@ -169,13 +173,17 @@ def _first(path: Path) -> Atoms:
     for _, structure in iter_structures(path):
         if isinstance(structure, StructureError):
             raise structure
+        try:
+            standard(structure)
+        except StructureError as error:
+            raise StructureError(f"{path}: {error}") from error
         return structure
     raise StructureError(f"{path} holds no structure")
 
 
 def build_system(
     config: SystemConfig,
-    frames: Iterable[Atoms],
+    frames: Sequence[Atoms],
     max_fmax: float,
     max_smax: float,
 ) -> System:
@@ -189,6 +197,11 @@ def build_system(
     sub = Sublattice(config.sublattice, config.species)
     alloy = Alloy(parent, [sub], ends, config.phase)
     lattice = Lattice(alloy)
+    if lattice.n_primitive > 1:
+        raise StructureError(
+            f"{config.parent}: it is {lattice.n_primitive} primitive cells of "
+            f"{reduced_formula(alloy.parent)}; give one"
+        )
     system = System(config.name or alloy.system, alloy, lattice)
     found: dict[Arrangement, list[tuple[Atoms, Atoms]]] = {}
     left_out: dict[str, list[str]] = {}
@@ -198,23 +211,25 @@ def build_system(
         try:
             ideal = lattice.on_sites(frame)
         except StructureError as error:
-            left_out.setdefault(_name_of(frame), []).append(str(error))
+            left_out.setdefault(name_of(frame), []).append(str(error))
             continue
         found.setdefault(lattice.fingerprint(ideal), []).append((frame, ideal))
     if left_out:
         system.notes.append(_left_out(left_out))
-    groups = sorted(found.values(), key=lambda group: (len(group[0][1]), _name_of(group[0][0])))
+    if frames and (unknown := set(lattice.shared).difference(*(one.symbols for one in frames))):
+        system.notes.append(f"no frame has {' or '.join(sorted(unknown))}")
+    groups = sorted(found.values(), key=lambda group: (len(group[0][1]), name_of(group[0][0])))
     known = {species for end in ends for species in end.symbols if species in lattice.shared}
-    lowest = [min((one for one, _ in group), key=_energy_per_atom) for group in groups]
+    lowest = [min((one for one, _ in group), key=energy_per_atom) for group in groups]
     measured = [
         one
         for one in lowest
-        if _is_relaxed(one, max_fmax, max_smax)
+        if is_relaxed(one, max_fmax, max_smax)
         and any(x == 1 and s not in known for s, x in lattice.shares(one)[0].items())
     ]
     system.alloy = Alloy(parent, [sub], [*ends, *measured], config.phase)
     for group, best in zip(groups, lowest, strict=True):
-        relaxed = _is_relaxed(best, max_fmax, max_smax)
+        relaxed = is_relaxed(best, max_fmax, max_smax)
         system.configurations.append(_configuration(system, group, best, relaxed))
     system.configurations.sort(key=lambda one: (one.end_member is None, one.n_sites, one.name))
     _number_equal_names(system)
@@ -237,19 +252,6 @@ def _fits(frame: Atoms, lattice: Lattice) -> bool:
     kept = set(lattice.parent.symbols[~lattice.shared_mask])
     symbols = set(frame.symbols)
     return kept <= symbols and bool(symbols - kept) and symbols <= kept | set(lattice.shared)
-
-
-def _name_of(frame: Atoms) -> str:
-    return str(frame.info.get("config") or material_of(frame))
-
-
-def _energy_per_atom(frame: Atoms) -> float:
-    return energy_of(frame) / len(frame)
-
-
-def _is_relaxed(frame: Atoms, max_fmax: float, max_smax: float) -> bool:
-    fmax, smax = residues(frame)
-    return not (fmax > max_fmax or smax > max_smax)
 
 
 def _note_unrelaxed(system: System) -> None:
@@ -275,7 +277,7 @@ def _refuse_levels(system: System, max_fmax: float, max_smax: float) -> None:
         str(frame.info["level"])
         for one in system.configurations
         for frame in one.frames
-        if frame.info.get("level") and _is_relaxed(frame, max_fmax, max_smax)
+        if frame.info.get("level") and is_relaxed(frame, max_fmax, max_smax)
     }
     if len(levels) > 1:
         raise ValueError(
@@ -285,31 +287,12 @@ def _refuse_levels(system: System, max_fmax: float, max_smax: float) -> None:
         )
 
 
-def energy_of(frame: Atoms) -> float:
-    """eV, of a frame with labels."""
-    return float(frame.get_potential_energy())
-
-
-def residues(frame: Atoms) -> tuple[float, float]:
-    """Largest force in eV/Å and largest in-plane stress in N/m; 0 where none are stored."""
-    results = frame.calc.results if frame.calc is not None else {}
-    forces = results.get("forces")
-    fmax = 0.0 if forces is None else float(np.linalg.norm(forces, axis=1).max())
-    if results.get("stress") is None:
-        return fmax, 0.0
-    cell, pbc = frame.cell.array, canonical_slab(frame).pbc
-    virial = frame.get_stress(voigt=False) * frame.get_volume()
-    xx, yy, xy = slab.stress_2d(virial, cell, pbc)
-    radius = float(np.hypot((xx - yy) / 2, xy))
-    return fmax, max(abs((xx + yy) / 2 + radius), abs((xx + yy) / 2 - radius))
-
-
 def _configuration(
     system: System, group: list[tuple[Atoms, Atoms]], lowest: Atoms, relaxed: bool
 ) -> Configuration:
     smallest = min((ideal for _, ideal in group), key=len)
     named = next(one for one, ideal in group if len(ideal) == len(smallest))
-    made = configuration(system, smallest, _name_of(named))
+    made = configuration(system, smallest, name_of(named))
     made = replace(made, frames=tuple(one for one, _ in group), residues=residues(lowest))
     if not relaxed:
         return made
@@ -330,72 +313,13 @@ def _number_equal_names(system: System) -> None:
     """Give configurations that the files call the same a number each."""
     taken: set[str] = set()
     for place, one in enumerate(system.configurations):
-        system.configurations[place] = replace(one, name=_free(one.name, taken))
+        system.configurations[place] = replace(one, name=free_name(one.name, taken))
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free_name(name: str, taken: set[str]) -> str:
     """The name, with a number where it is taken; which it is from then on."""
     found = next(
         one for one in chain([name], (f"{name}#{k}" for k in count(2))) if one not in taken
     )
     taken.add(found)
     return found
-
-
-def candidates(system: System, cells: CellsConfig, seed: int) -> Iterator[Configuration]:
-    """Distinct configurations without DFT results, of the sizes asked for.
-
-    No two have one name, and none that of a configuration of the system. Quasirandom cells that
-    cannot be made are noted in `system.notes`. Raises StructureError where not even the parent has
-    as few shared sites as `cells.max_sites`.
-    """
-    seen = {system.lattice.fingerprint(one.ideal) for one in system.configurations}
-    taken = {one.name for one in system.configurations}
-    for atoms in _made(system, cells, seed):
-        ideal = system.lattice.on_sites(atoms)
-        fingerprint = system.lattice.fingerprint(ideal)
-        if fingerprint not in seen:
-            seen.add(fingerprint)
-            yield configuration(system, ideal, _free(str(atoms.info["config"]), taken))
-
-
-def _made(system: System, cells: CellsConfig, seed: int) -> Iterator[Atoms]:
-    if system.alloy.n_sites > cells.max_sites:
-        raise StructureError(
-            f"{system.name}: the smallest cell has {system.alloy.n_sites} shared sites, and "
-            f"cells.max_sites is {cells.max_sites}; give at least {system.alloy.n_sites}"
-        )
-    yield from distinct(system.alloy, cells.max_sites)
-    for size in cells.sizes:
-        if cells.sqs:
-            for one in quasirandom(system.alloy, size, cells.shares, cells.sqs, seed):
-                if isinstance(one, Atoms):
-                    yield one
-                    continue
-                # What follows names options of another command.
-                why = str(one).partition(";")[0]
-                note = (
-                    f"no quasirandom cells of {size} primitive cells: {why}; change cells.sizes "
-                    "or cells.shares"
-                )
-                if note not in system.notes:
-                    system.notes.append(note)
-        if cells.random:
-            yield from random_cells(system.alloy, size, cells.shares, cells.random, seed)
-
-
-def read_frames(paths: Iterable[Path]) -> tuple[list[Atoms], list[str]]:
-    """All frames of files that have an energy, and sentences on the others."""
-    frames, notes = [], []
-    for path in paths:
-        lacking = 0
-        for _, atoms in iter_frames(path):
-            if not isinstance(atoms, Atoms):
-                notes.append(str(atoms))
-            elif atoms.calc is None or "energy" not in atoms.calc.results:
-                lacking += 1
-            else:
-                frames.append(atoms)
-        if lacking:
-            notes.append(f"{path}: {lacking} structures have no energy and are left out")
-    return frames, notes

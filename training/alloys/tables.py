@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mlff2d.errors import counted
+
 from ..evaluation.tables import Cell, Table
 from .config import METHODS
 from .formation import COLUMN, dft_formation, hull_distances
@@ -98,7 +100,8 @@ def details_table(judged: Sequence[Judged], system: str, methods: Sequence[str])
     own = [one for one in judged if one.system == system and one.size is None]
     if own:
         table.note = (
-            f"{len({one.split for one in own})} splits, {own[0].n_train} configurations learnt "
+            f"{counted(len({one.split for one in own}), 'split')}, "
+            f"{counted(own[0].n_train, 'configuration')} learnt "
             f"from and {own[0].n_test} held out in each; {SPREAD}. Ground states are those of DFT "
             "among all of them, summed over the splits; false ones are on the predicted hull only. "
             f"A rank correlation needs {FEWEST_RANKED} held-out configurations."
@@ -155,7 +158,8 @@ def predicted_table(
     system: str, configurations: Sequence[Configuration], final: Mapping[str, Answers]
 ) -> Table:
     """What every method says of every configuration, having learnt from all DFT results."""
-    columns = ["configuration", "x", "method", COLUMN, "meV/atom"]
+    species = [f"x_{one}" for one in configurations[0].shares]
+    columns = ["configuration", *species, "method", COLUMN, "meV/atom"]
     columns += ["Å²/atom", "status", "reason"]
     title = f"Predictions for {system}"
     table = Table("predicted", title, columns)
@@ -165,8 +169,10 @@ def predicted_table(
             if said is not None:
                 energy = 1e3 * said.formation
                 figures = [energy, energy * one.n_sites / len(one.start), said.area]
-                table.rows.append([one.name, one.x, method, *figures, said.status, said.reason])
-    table.digits = {columns[1]: 3, columns[3]: 2, columns[4]: 2, columns[5]: 4}
+                shares = [float(x) for x in one.shares.values()]
+                words = [said.status, said.reason]
+                table.rows.append([one.name, *shares, method, *figures, *words])
+    table.digits = dict.fromkeys(species, 3) | {COLUMN: 2, "meV/atom": 2, "Å²/atom": 4}
     return table
 
 

@@ -27,8 +27,9 @@ from ..data.splits import part_of
 from ..loop import Outcome, train
 from ..sections import Config
 from ..setup import run_files
+from .frames import energy_of
 from .method import Answer, Answers, Task
-from .system import Configuration, energy_of
+from .system import Configuration
 
 CONFIG = "config"
 """The entry of info that names the configuration of a frame; what the split keeps together."""
@@ -97,7 +98,9 @@ def by_groups(task: Task, answer: Callable[[Group], Answers]) -> Answers:
             reason = " ".join(str(error).split())
             lost = {(one.system, one.name): Answer(math.nan, reason=reason) for one in group.asked}
             said = Answers(lost, {group.facts_of: {"reason": reason}})
-        found = Answers({**found.of, **said.of}, {**found.facts, **said.facts}, said.signal)
+        found = Answers(
+            {**found.of, **said.of}, {**found.facts, **said.facts}, bool(errors), said.signal
+        )
         if found.signal is not None:
             return found
     if len(errors) == len(everything):

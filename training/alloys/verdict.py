@@ -14,14 +14,16 @@ import numpy as np
 from .choices import NOT_PREDICTIONS
 from .judge import Judged, mean_and_spread, of
 
-EXPANSION, POTENTIAL, COMPOSITION = (
+EXPANSION, POTENTIAL, READOUT, COMPOSITION = (
     "a cluster expansion",
     "a potential",
+    "a fit to its features",
     "the composition alone",
 )
 ORDER = {
     EXPANSION: ("ce-ardr", "ce-ridge", "ce-lasso", "ce-ols"),
     POTENTIAL: ("fine-tuned", "energy-only", "scratch", "zero-shot"),
+    READOUT: ("readout",),
     COMPOSITION: ("roost", "fractions", "ideal"),
 }
 """Who represents its kind: the first that there is."""
@@ -40,12 +42,12 @@ def verdict(judged: Sequence[Judged], system: str) -> list[str]:
     lines = [_ranking(judged, system, present)]
     expansion = present.get(EXPANSION)
     if expansion is not None:
-        potentials = [present.get(POTENTIAL), "energy-only"]
+        potentials = [present.get(POTENTIAL), "energy-only", present.get(READOUT)]
         for method in dict.fromkeys(m for m in potentials if m in methods):
             lines.append(_expansion_or_potential(judged, system, expansion, str(method)))
-    floor, others = present.get(COMPOSITION), [present.get(EXPANSION), present.get(POTENTIAL)]
+    floor = present.pop(COMPOSITION, None)
     if floor is not None:
-        lines += _composition(judged, system, floor, [m for m in others if m is not None])
+        lines += _composition(judged, system, floor, list(present.values()))
     return lines
 
 
@@ -67,7 +69,8 @@ def _ranking(judged: Sequence[Judged], system: str, present: dict[str, str]) -> 
         mean, _ = mean_and_spread([one.mae for one in found])
         lost, asked = sum(one.failed for one in found), sum(one.n_test for one in found)
         without = f", {lost} of {asked} without an answer" if lost else ""
-        parts.append(f"{kind} ({method}{without}) {mean:.2f} meV/site")
+        error = f"{mean:.2f} meV/site" if np.isfinite(mean) else "unknown"
+        parts.append(f"{kind} ({method}{without}) {error}")
     return f"{system}: errors on held-out configurations are for " + ", for ".join(parts) + "."
 
 
@@ -99,9 +102,9 @@ def _expansion_or_potential(
         return f"A cluster expansion is enough here: {told}, and DFT itself leaves {FLOOR:g} open."
     if gap > 0:
         return f"A cluster expansion is enough here, and better: {told}."
-    if better == n:
-        return f"The potential is better than a cluster expansion in every split: {told}."
-    return f"The potential is better than a cluster expansion, but not in every split: {told}."
+    who = "A fit to its features" if potential in ORDER[READOUT] else "The potential"
+    often = " in every split" if better == n else ", but not in every split"
+    return f"{who} is better than a cluster expansion{often}: {told}."
 
 
 def _composition(

@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from rich.progress import (
     BarColumn,
-    Progress,
     SpinnerColumn,
     TaskProgressColumn,
     TextColumn,
@@ -22,7 +21,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..console import make_console
+from ..console import bars, make_console
 
 T = TypeVar("T")
 
@@ -73,15 +72,15 @@ def reading(items: Iterable[T], files: Sequence[Path], name: str) -> Iterator[T]
     timing = [TaskProgressColumn(), TimeRemainingColumn()] if position.total else []
     columns = (
         SpinnerColumn(),
-        TextColumn("reading {task.description}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         *timing,
         TimeElapsedColumn(),
         TextColumn("{task.fields[count]:,} frames"),
     )
     shown = console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task(name, total=position.total, count=0)
+    with bars(console, *columns) as bar:
+        task = bar.add_task(f"reading {name}", total=position.total, count=0)
         last = time.monotonic()
         for count, item in enumerate(items, 1):
             yield item
