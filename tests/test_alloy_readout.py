@@ -95,7 +95,7 @@ def test_a_truth_that_is_linear_in_the_features(tmp_path, system) -> None:
 def test_what_the_potential_has_right_it_leaves(tmp_path, system) -> None:
     task = task_of(tmp_path, system)
     found = answer("readout", task)
-    assert found.facts[system.name]["fitted"] == "what the potential misses"
+    assert found.facts[system.name]["weight of the potential"] == pytest.approx(1.0, abs=0.01)
     assert held_out_errors(found, task).max() < 1e-4
 
 

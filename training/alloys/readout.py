@@ -1,13 +1,13 @@
 """Formation energies by a linear fit to the features of structures that a potential relaxed.
 
-    E_f = w . (sum over atoms of their features, less those of the end members)
+    E_f = a E_f(potential) + w . (sum over atoms of their features, less those of the end members)
 
 The features are those from which the potential, as it is, reads the energy of an atom: summed for
 each element by itself, per shared site, and less the shares of the end members' sums, as the
-energies are. The weights w are found by ridge regression, so that a few configurations suffice and
-an answer does not depend on chance; end members have zero by construction. What is fitted is the
-formation energy, or what of it the potential misses: whichever has the smaller error when each
-configuration is left out in turn, within the training part.
+energies are. The weights w are found by ridge regression, its penalty by leaving out each
+configuration of the training part in turn, so that a few configurations suffice and an answer does
+not depend on chance; the weight of the potential's own formation energy is as good as free. End
+members have zero by construction.
 
 Axes: C configurations, F features.
 """
@@ -36,6 +36,9 @@ Array = NDArray[np.float64]
 
 ALPHAS = np.logspace(-10, 0, 21)
 """Of the ridge regression, features being scaled to a root mean square length of one."""
+
+FREE = 10.0
+"""Length to which the formation energies of the potential are scaled: penalised a hundredth."""
 
 _FEWEST = 2
 
@@ -82,12 +85,7 @@ def _of_system(
             f"relaxes, and has {len(own)}"
         )
         return {key: Answer(np.nan, reason=reason) for key in before}, {"reason": reason}
-    fitted = {
-        "formation energies": _fit(rows, own, target),
-        "what the potential misses": _fit(rows, own, target - by_potential[own], by_potential),
-    }
-    what = min(fitted, key=lambda one: fitted[one][1])
-    formation, cv, alpha = fitted[what]
+    formation, facts = _fit(rows, by_potential, own, target)
     ends = {one.end_member: one.energy for one in train if one.end_member}
     of = {}
     for one, value in zip(asked, formation, strict=True):
@@ -95,22 +93,31 @@ def _of_system(
         value = 0.0 if one.end_member else float(value)
         energy = value + sum(x * ends[species] for species, x in one.shares.items() if x)
         of[system, one.name] = Answer(value, energy, was.area, was.status, was.reason)
-    return of, {"fitted": what, "alpha": alpha, "cv_rmse_mev_per_site": 1000 * cv}
+    return of, facts
 
 
 def _fit(
-    rows: Array, own: NDArray[np.intp], target: Array, more: Array | float = 0.0
-) -> tuple[Array, float, float]:
-    """(C,) eV per shared site of all rows, `more` added; the error with each left out; alpha."""
+    rows: Array, by_potential: Array, own: NDArray[np.intp], target: Array
+) -> tuple[Array, dict[str, Any]]:
+    """(C,) eV per shared site of all, from those at `own`, and the figures of the fit."""
     from sklearn.linear_model import RidgeCV
 
-    known = np.isfinite(rows).all(1)
-    scale = np.sqrt((rows[own] ** 2).sum(1).mean()) or 1.0
-    size = np.sqrt((target**2).mean()) or 1.0
-    ridge = RidgeCV(ALPHAS, fit_intercept=False).fit(rows[own] / scale, target / size)
+    unit, size = _rms(by_potential[own]) / FREE, _rms(target)
+    columns = np.column_stack([rows / _rms(np.linalg.norm(rows[own], axis=1)), by_potential / unit])
+    known = np.isfinite(columns).all(1)
+    ridge = RidgeCV(ALPHAS, fit_intercept=False).fit(columns[own], target / size)
     said = np.full(len(rows), np.nan)
-    said[known] = ridge.predict(rows[known] / scale) * size
-    return said + more, float(np.sqrt(-ridge.best_score_) * size), float(ridge.alpha_)
+    said[known] = ridge.predict(columns[known]) * size
+    return said, {
+        "alpha": float(ridge.alpha_),
+        "weight of the potential": float(ridge.coef_[-1] * size / unit),
+        "cv_rmse_mev_per_site": 1000 * float(np.sqrt(-ridge.best_score_) * size),
+    }
+
+
+def _rms(values: Array) -> float:
+    """Root mean square; one where all are zero."""
+    return float(np.sqrt((values**2).mean())) or 1.0
 
 
 def _rows(potential: Potential, asked: Sequence[Configuration], relaxed: Sequence[Atoms]) -> Array:
