@@ -101,7 +101,7 @@ def _expansion_or_potential(
     if abs(gap) < FLOOR:
         return f"A cluster expansion is enough here: {told}, and DFT itself leaves {FLOOR:g} open."
     if gap > 0:
-        return f"A cluster expansion is enough here, and better: {told}."
+        return f"{potential} does not reach a cluster expansion: {told}."
     who = "A fit to its features" if potential in ORDER[READOUT] else "The potential"
     often = " in every split" if better == n else ", but not in every split"
     return f"{who} is better than a cluster expansion{often}: {told}."
