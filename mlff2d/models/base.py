@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mlff2d.errors import nearest
 from mlff2d.graph import Graph
+from mlff2d.nn.kernels.compiler import CompilerError
+from mlff2d.nn.kernels.sums import CompiledSums
 
 
 class EnergyModel(nn.Module, ABC):
@@ -41,6 +43,8 @@ class EnergyModel(nn.Module, ABC):
         Whether `features` has been seen to learn as well in bfloat16.
     autocast
         Where set, the precision of the matrix products in `features`; the weights keep theirs.
+    compiled
+        Where set, compiled code that `features` may use; see `compile_sums`.
     """
 
     Config: ClassVar[type[Any]]
@@ -54,6 +58,15 @@ class EnergyModel(nn.Module, ABC):
     state: tuple[str, ...] = ()
     readout: nn.Module
     autocast: torch.dtype | None = None
+    compiled: CompiledSums | None = None
+
+    def compile_sums(self) -> None:
+        """Have sums over neighbours done by compiled code, where the numbers are the same.
+
+        From then on, as long as the weights stay what they are and are not trained. Raises
+        CompilerError where nothing can be compiled, or there is nothing to compile.
+        """
+        raise CompilerError(f"a {type(self).__name__} has no sums that are compiled")
 
     @abstractmethod
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:

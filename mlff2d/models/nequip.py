@@ -8,8 +8,10 @@ graph neural networks for data-efficient and accurate interatomic potentials", N
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from e3nn import o3
@@ -37,9 +39,11 @@ from mlff2d.nn.equivariant import (
     alike,
 )
 from mlff2d.nn.irreps import EXAMPLE, MAX_DEGREE, SCALAR, irreps_set, parse_irreps
+from mlff2d.nn.kernels.sums import CompiledSums
 from mlff2d.nn.mlp import MLP
 from mlff2d.nn.tensor_product import NeighbourTensorProduct, find_paths
 
+Features = list[Tensor]
 NORMS = ("none", "rms")
 SELF_CONNECTIONS = ("elements", "embedding", "linear")
 
@@ -248,14 +252,59 @@ class NequIP(EnergyModel):
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Scalars that the last layer leaves: (E, 3) edge vectors in Å -> (N, F)."""
         element = self.element_index(graph.z)
-        r = torch.linalg.vector_norm(edge_vec, dim=1)
-        harmonics = self.harmonics(edge_vec / r.unsqueeze(1))
-        radial = self.basis(r)
         embedding = self.embedding.index_select(0, element)
         x = [embedding.unsqueeze(1)]
-        for layer in self.layers:
-            x = layer(x, element, embedding, harmonics, radial, graph.edge_index)
+        messages = self._messages(graph, edge_vec)
+        for k, layer in enumerate(self.layers):
+            x = layer(x, element, embedding, partial(messages, k))
         return x[0].squeeze(1)
+
+    def _messages(self, graph: Graph, edge_vec: Tensor) -> Callable[[int, Features], Features]:
+        """What a layer, given its number, has its features summed over neighbours by."""
+        compiled = None if self.compiled is None else self.compiled.bind(graph, edge_vec)
+        if compiled is None:
+            edges = self._edges(edge_vec)
+            return lambda k, x: self._eager(k, x, edges, graph)
+        radial = None
+        if not compiled.tabulated:
+            radial = self.basis(torch.linalg.vector_norm(edge_vec, dim=1))
+
+        def fast(k: int, x: Features) -> Features:
+            weights = None if radial is None else self.layers[k].radial(radial)
+
+            def eager(edge_vec: Tensor, weights: Tensor | None, x: Features) -> Features:
+                return self._eager(k, x, self._edges(edge_vec), graph, weights)
+
+            return compiled.sum(k, x, weights, eager)
+
+        return fast
+
+    def _edges(self, edge_vec: Tensor) -> tuple[Tensor, Tensor]:
+        """(E, (l_max + 1)^2) harmonics and (E, n_bessel) radial functions, zero at the cutoff."""
+        r = torch.linalg.vector_norm(edge_vec, dim=1)
+        return self.harmonics(edge_vec / r.unsqueeze(1)), self.basis(r)
+
+    def _eager(
+        self,
+        k: int,
+        x: Features,
+        edges: tuple[Tensor, Tensor],
+        graph: Graph,
+        weights: Tensor | None = None,
+    ) -> Features:
+        layer = cast(InteractionLayer, self.layers[k])
+        harmonics, radial = edges
+        weights = layer.radial(radial) if weights is None else weights
+        return layer.product(x, harmonics, weights, graph.edge_index)
+
+    def compile_sums(self) -> None:
+        """See `EnergyModel`."""
+        layers = [cast(InteractionLayer, layer) for layer in self.layers]
+        self.compiled = CompiledSums.of(
+            [layer.product for layer in layers],
+            [nn.Sequential(self.basis, layer.radial) for layer in layers],
+            self.cutoff,
+        )
 
 
 class InteractionLayer(nn.Module):
@@ -303,13 +352,11 @@ class InteractionLayer(nn.Module):
 
     def forward(
         self,
-        x: list[Tensor],
+        x: Features,
         element: Tensor,
         embedding: Tensor,
-        harmonics: Tensor,
-        radial: Tensor,
-        edge_index: Tensor,
-    ) -> list[Tensor]:
+        messages: Callable[[Features], Features],
+    ) -> Features:
         """List of (N, 2l+1, C) features -> the next.
 
         Parameters
@@ -319,14 +366,11 @@ class InteractionLayer(nn.Module):
             Row numbers of the elements.
         embedding : (N, embedding_channels)
             Learnt vectors of the elements.
-        harmonics : (E, (l_max + 1)^2)
-        radial : (E, n_bessel)
-            Zero at the cutoff, with its slope.
-        edge_index : (2, E)
+        messages
+            Sums `product` over the neighbours.
         """
-        weights = self.radial(radial)
-        messages = self.product(self.linear_in(x), harmonics, weights, edge_index)
-        new = self.linear_out([m * self.message_scale for m in messages])
+        found = messages(self.linear_in(x))
+        new = self.linear_out([m * self.message_scale for m in found])
         if self.self_connection is not None:
             kept = self.self_connection(x, element, embedding)
             new = [m if k is None else m + k for m, k in zip(new, kept, strict=True)]

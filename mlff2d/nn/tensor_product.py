@@ -72,6 +72,8 @@ class NeighbourTensorProduct(nn.Module):
         parity: bool = True,
     ) -> None:
         super().__init__()
+        self.irreps_in = irreps_in
+        self.l_max = l_max
         self.paths = find_paths(irreps_in, l_max, wanted, parity)
         self.groups = [
             [p for p in self.paths if p.source == k] for k in sorted({p.source for p in self.paths})
@@ -135,16 +137,21 @@ class NeighbourTensorProduct(nn.Module):
         return [torch.cat(parts, dim=-1) for parts in collected.values()]
 
 
+def path_symbol(ir_in: o3.Irrep, path: Path) -> Tensor:
+    """(2 l2 + 1, 2 l3 + 1, 2 l1 + 1) float64 what Y_l2 is multiplied with to couple l1 to l3."""
+    symbol = o3.wigner_3j(ir_in.l, path.degree, path.out.l, dtype=torch.float64)
+    return symbol.permute(1, 2, 0) * path.out.dim**0.5
+
+
 def _coupling(ir_in: o3.Irrep, group: list[Path], l_max: int) -> Tensor:
     """((l_max + 1)^2, sum of (2 l3 + 1) x (2 l1 + 1)) couplings of Y with one input irrep."""
     n_out = sum(p.out.dim for p in group)
     matrix = torch.zeros((l_max + 1) ** 2, n_out, ir_in.dim, dtype=torch.float64)
     first = 0
     for path in group:
-        symbol = o3.wigner_3j(ir_in.l, path.degree, path.out.l, dtype=torch.float64)
         low = path.degree**2
-        matrix[low : low + 2 * path.degree + 1, first : first + path.out.dim] = (
-            symbol.permute(1, 2, 0) * path.out.dim**0.5
+        matrix[low : low + 2 * path.degree + 1, first : first + path.out.dim] = path_symbol(
+            ir_in, path
         )
         first += path.out.dim
     return matrix.flatten(1)

@@ -1,0 +1,316 @@
+"""Sums of messages over neighbours by compiled code, for the tensor products of a model.
+
+Axes: N atoms, E edges, W radial weights, C channels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlff2d.graph import Graph
+from mlff2d.nn.kernels.compiler import CompilerError, load_library
+from mlff2d.nn.kernels.source import functions, library
+from mlff2d.nn.kernels.table import RadialTable, RadialWeights, radial_table
+from mlff2d.nn.tensor_product import NeighbourTensorProduct
+
+_REAL = {torch.float32: "float", torch.float64: "double"}
+
+_EDGES_PER_THREAD = 500
+"""Below, starting a thread costs more than it saves."""
+
+Eager = Callable[[Tensor, Tensor | None, list[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The sum of one tensor product.
+
+    Attributes
+    ----------
+    name
+        Of its functions.
+    sources, sizes
+        Input terms that are used, and their (2l + 1) C.
+    shapes
+        (2l + 1, C) of the output terms.
+    table
+        Of radial weights; None where the weights of each edge are given.
+    """
+
+    name: str
+    sources: list[int]
+    sizes: list[int]
+    shapes: list[tuple[int, int]]
+    table: RadialTable | None
+
+
+class CompiledSums:
+    """The sums of all layers of a model, in one library.
+
+    They are for the weights that the model had when this was made, for one precision, on a CPU,
+    and for edges whose receivers ascend; `bind` says no to anything else. It lives on in copies and
+    pickles, where the library is looked up, or compiled, when it is first used.
+    """
+
+    def __init__(
+        self, text: str, layers: list[_Layer], parameters: list[Tensor], cutoff: float
+    ) -> None:
+        self._text = text
+        self._layers = layers
+        self._parameters = parameters
+        self._cutoff = cutoff
+        self._dtype = parameters[0].dtype
+        self._mark = _mark(parameters)
+        self._versions: list[int] | None = None
+        self._library: ctypes.CDLL | None = None
+
+    @classmethod
+    def of(
+        cls,
+        products: Sequence[NeighbourTensorProduct],
+        radials: Sequence[nn.Module],
+        cutoff: float,
+    ) -> CompiledSums:
+        """Compile the sums of some products.
+
+        In float32 the radial weights come from tables, where these err by less than rounding does.
+
+        Parameters
+        ----------
+        products
+            One a layer.
+        radials
+            For each what makes radial weights (K, W) of distances (K,), zero from the cutoff on.
+        cutoff
+            In Å.
+
+        Raises CompilerError where nothing can be compiled.
+        """
+        parameters = list({id(p): p for radial in radials for p in radial.parameters()}.values())
+        dtype = parameters[0].dtype
+        if dtype not in _REAL:
+            raise CompilerError(f"there is no compiled code for {dtype}")
+        tables = [
+            radial_table(_in_precision(radial), cutoff) if dtype == torch.float32 else None
+            for radial in radials
+        ]
+        tabulated = None not in tables
+        layers = []
+        texts: dict[str, str] = {}
+        for product, table in zip(products, tables, strict=True):
+            body = functions(product, "NAME", tabulated)
+            sources = [group[0].source for group in product.groups]
+            layers.append(
+                _Layer(
+                    name=texts.setdefault(body, f"sum{len(texts)}"),
+                    sources=sources,
+                    sizes=[product.irreps_in[k].dim for k in sources],
+                    shapes=[(ir.dim, mul) for mul, ir in product.irreps_out],
+                    table=table if tabulated else None,
+                )
+            )
+        bodies = [body.replace("NAME", name) for body, name in texts.items()]
+        sums = cls(library(bodies, _REAL[dtype]), layers, parameters, cutoff)
+        sums._library = load_library(sums._text)
+        return sums
+
+    @property
+    def tabulated(self) -> bool:
+        """Whether radial weights come from tables."""
+        return self._layers[0].table is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_library": None, "_versions": None}
+
+    def bind(self, graph: Graph, edge_vec: Tensor) -> BoundSums | None:
+        """The sums over the edges of a graph, with vectors (E, 3); None where they are not for it."""
+        if edge_vec.dtype != self._dtype or edge_vec.device.type != "cpu" or not self._is_valid():
+            return None
+        assert self._library is not None
+        edge_index = graph.edge_index.contiguous()
+        first = torch.empty(graph.n_atoms + 1, dtype=torch.int64)
+        size = ctypes.c_int64(graph.n_edges), ctypes.c_int64(graph.n_atoms)
+        if not self._library.rows(*size, _pointer(edge_index), _pointer(first)):
+            return None
+        return BoundSums(self, self._library, edge_index[1], first, edge_vec.contiguous())
+
+    def _is_valid(self) -> bool:
+        if any(p.requires_grad for p in self._parameters):
+            return False
+        versions = [p._version for p in self._parameters]
+        if self._versions is None and _mark(self._parameters) == self._mark:
+            self._versions = versions
+        if versions != self._versions:
+            return False
+        if self._library is None:
+            try:
+                self._library = load_library(self._text)
+            except CompilerError as error:  # unpickled on another machine
+                self._mark = torch.nan
+                self._versions = None
+                warnings.warn(f"{error}; mlff2d computes without compiled code", stacklevel=2)
+        return self._library is not None
+
+
+@dataclass(frozen=True)
+class BoundSums:
+    """`CompiledSums` over certain edges."""
+
+    sums: CompiledSums
+    library: ctypes.CDLL
+    neighbour: Tensor  # (E,)
+    first: Tensor  # (N + 1,), where the edges of each atom begin
+    edge_vec: Tensor  # (E, 3)
+
+    @property
+    def tabulated(self) -> bool:
+        """Whether radial weights come from tables."""
+        return self.sums.tabulated
+
+    @property
+    def n_atoms(self) -> int:
+        """N."""
+        return len(self.first) - 1
+
+    @property
+    def n_threads(self) -> int:
+        """Threads worth starting."""
+        return max(1, min(torch.get_num_threads(), len(self.neighbour) // _EDGES_PER_THREAD))
+
+    def sum(
+        self, layer: int, x: list[Tensor], weights: Tensor | None, eager: Eager
+    ) -> list[Tensor]:
+        """What the product of a layer gives: list of (N, 2l+1, C) -> the same.
+
+        Parameters
+        ----------
+        layer
+            Its number.
+        x
+            Features of all input terms.
+        weights : (E, W) or None
+            Radial weights, unless tabulated.
+        eager
+            The same from edge vectors, weights and features by operations of torch, for second
+            derivatives.
+        """
+        return list(_Sum.apply(self, self.sums._layers[layer], eager, self.edge_vec, weights, *x))
+
+    def run(self, name: str, n_threads: int, radial: Tensor, scale: float, *rest: Any) -> None:
+        """Call one of the functions of `mlff2d.nn.kernels.source.library`."""
+        getattr(self.library, name)(
+            ctypes.c_int64(self.n_atoms),
+            ctypes.c_int64(n_threads),
+            _pointer(self.first),
+            _pointer(self.neighbour),
+            _pointer(self.edge_vec),
+            _pointer(radial),
+            ctypes.c_double(scale),
+            ctypes.c_double(self.sums._cutoff),
+            *rest,
+        )
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        bound: BoundSums,
+        layer: _Layer,
+        eager: Eager,
+        edge_vec: Tensor,
+        weights: Tensor | None,
+        *x: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.parts = bound, layer, eager
+        weights = None if weights is None else weights.contiguous()
+        x = tuple(part.contiguous() for part in x)
+        ctx.save_for_backward(edge_vec, weights, *x)
+        out = [edge_vec.new_zeros(bound.n_atoms, *shape) for shape in layer.shapes]
+        radial = _radial(layer, weights)
+        bound.run(f"{layer.name}_forward", bound.n_threads, *radial, _pointers(x), _pointers(out))
+        return tuple(out)
+
+    @staticmethod
+    def backward(ctx: Any, *by_out: Tensor) -> Any:
+        bound, layer, eager = ctx.parts
+        edge_vec, weights, *x = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative will be asked for
+            return None, None, None, *_differentiable(eager, edge_vec, weights, x, by_out)
+        by_out = tuple(part.contiguous() for part in by_out)
+        by_edge_vec = torch.zeros_like(edge_vec)
+        by_weights = None if weights is None else torch.zeros_like(weights)
+        n_threads = bound.n_threads
+        by_x = edge_vec.new_zeros(n_threads, bound.n_atoms * sum(layer.sizes))
+        bound.run(
+            f"{layer.name}_backward",
+            n_threads,
+            *_radial(layer, weights),
+            _pointers(x),
+            _pointers(by_out),
+            _pointer(by_edge_vec),
+            None if by_weights is None else _pointer(by_weights),
+            _pointer(by_x),
+        )
+        total = by_x[0] if n_threads == 1 else by_x.sum(0)
+        gradients: list[Tensor | None] = [None] * len(x)
+        parts = total.split([bound.n_atoms * size for size in layer.sizes])
+        for k, part in zip(layer.sources, parts, strict=True):
+            gradients[k] = part.view_as(x[k])
+        return None, None, None, by_edge_vec, by_weights, *gradients
+
+
+def _differentiable(
+    eager: Eager,
+    edge_vec: Tensor,
+    weights: Tensor | None,
+    x: list[Tensor],
+    by_out: tuple[Tensor, ...],
+) -> list[Tensor | None]:
+    """Gradients that have gradients."""
+    inputs = [edge_vec, weights, *x]
+    wanted = [k for k, t in enumerate(inputs) if t is not None and t.requires_grad]
+    found = torch.autograd.grad(
+        eager(edge_vec, weights, x),
+        [inputs[k] for k in wanted],
+        by_out,
+        create_graph=True,
+        materialize_grads=True,
+    )
+    gradients: list[Tensor | None] = [None] * len(inputs)
+    for k, gradient in zip(wanted, found, strict=True):
+        gradients[k] = gradient
+    return gradients
+
+
+def _radial(layer: _Layer, weights: Tensor | None) -> tuple[Tensor, float]:
+    """Radial weights as the functions take them: a table and its scale, or those of each edge."""
+    if layer.table is not None:
+        return layer.table.cells, layer.table.scale
+    assert weights is not None
+    return weights, 0.0
+
+
+def _in_precision(module: nn.Module) -> Callable[[torch.dtype], RadialWeights]:
+    return lambda dtype: deepcopy(module).to(dtype).requires_grad_(False)
+
+
+def _mark(parameters: Sequence[Tensor]) -> float:
+    """A number that changes when parameters do."""
+    return sum(float(p.detach().double().square().sum()) for p in parameters)
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])

@@ -1,0 +1,118 @@
+"""Functions of a distance as piecewise polynomials, as exact as float32 is.
+
+The cells are even in u = r / (r + 1 Å), so that they are short where networks of a distance are
+steep.
+
+Axes: K distances, W functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+RadialWeights = Callable[[Tensor], Tensor]
+"""From distances (K,) in Å to (K, W), in their dtype."""
+
+_CELLS = (256, 512, 1024, 2048)
+_SHORTEST = 0.3  # Å; no two nuclei are closer
+_PROBES = 2000
+
+
+@dataclass(frozen=True)
+class RadialTable:
+    """Polynomials of degree 5 in each cell.
+
+    Attributes
+    ----------
+    cells : (n + 1, 6, W) float32
+        Coefficients, from the constant on, in the place within the cell, 0 to 1. The last cell is
+        for what rounding puts beyond the cutoff.
+    scale
+        A distance r in Å is at place scale * r / (r + 1), whose whole part is the cell.
+    """
+
+    cells: Tensor
+    scale: float
+
+    def __call__(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """(K,) distances in Å -> (K, W) values and slopes."""
+        place = self.scale * r / (r + 1.0)
+        number = place.long()
+        s = (place - number).unsqueeze(1)
+        value = slope = torch.zeros_like(s)
+        for coefficient in self.cells.to(r.dtype)[number].flip(1).unbind(1):
+            slope = value + s * slope
+            value = coefficient + s * value
+        return value, slope * (self.scale / (r + 1.0).square()).unsqueeze(1)
+
+
+def radial_table(function: Callable[[torch.dtype], RadialWeights], cutoff: float) -> RadialTable | None:
+    """A table of a function that is zero from the cutoff on, for float32.
+
+    With as many cells as it takes to err by no more than the function itself when it is computed in
+    float32, or None where that is too many.
+
+    Parameters
+    ----------
+    function
+        Gives the function in a precision, float32 or float64.
+    cutoff
+        In Å.
+    """
+    # Any distances would do; these are the same everywhere.
+    r = _SHORTEST + (cutoff - _SHORTEST) * (torch.arange(_PROBES) + 0.5) / _PROBES
+    exact = _derivatives(function(torch.float64), r.double(), 1)
+    rounded = _derivatives(function(torch.float32), r, 1)
+    noise = [_difference(a, b) for a, b in zip(rounded, exact, strict=True)]
+    for n_cells in _CELLS:
+        table = _table(function(torch.float64), cutoff, n_cells)
+        found = table(r.double())
+        errors = [_difference(a, b) for a, b in zip(found, exact, strict=True)]
+        if all(error <= n for error, n in zip(errors, noise, strict=True)):
+            return table
+    return None
+
+
+def _table(function: RadialWeights, cutoff: float, n_cells: int) -> RadialTable:
+    scale = n_cells * (cutoff + 1.0) / cutoff
+
+    def at(place: Tensor) -> Tensor:
+        return function(place / (scale - place))
+
+    place = torch.arange(n_cells + 1, dtype=torch.float64)
+    place[0] = 1e-3  # not at 0, where sin(r) / r has no number
+    value, slope, curvature = _derivatives(at, place, 2)
+    # Quintic Hermite interpolation.
+    v, d, c = value[:-1], slope[:-1], curvature[:-1]
+    by_value = value[1:] - v - d - 0.5 * c
+    by_slope = slope[1:] - d - c
+    by_curvature = 0.5 * (curvature[1:] - c)
+    cells = [
+        v,
+        d,
+        0.5 * c,
+        10.0 * by_value - 4.0 * by_slope + by_curvature,
+        -15.0 * by_value + 7.0 * by_slope - 2.0 * by_curvature,
+        6.0 * by_value - 3.0 * by_slope + by_curvature,
+    ]
+    coefficients = torch.stack(cells, dim=1)
+    beyond = torch.zeros_like(coefficients[:1])
+    return RadialTable(torch.cat([coefficients, beyond]).float(), scale)
+
+
+def _derivatives(function: RadialWeights, x: Tensor, order: int) -> list[Tensor]:
+    """(K, W) values and as many derivatives as asked for."""
+    if order == 0:
+        return [function(x)]
+    lower, slopes = torch.func.jvp(
+        lambda x: _derivatives(function, x, order - 1), (x,), (torch.ones_like(x),)
+    )
+    return [*lower, slopes[-1]]
+
+
+def _difference(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).abs().max())
