@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mlff2d.atoms import MIN_DISTANCE, not_finite, overlap, refuse_unknown
+from mlff2d.compiled import use_compiled_code
 from mlff2d.errors import StructureError
 from mlff2d.graph import Graph
 from mlff2d.potential import Potential, Prediction
@@ -64,6 +65,7 @@ class Evaluator:
     max_edges : edges evaluated at once; more are evaluated in pieces, in the order of the
         structures, one that has more alone, and in parts where memory does not suffice for that
     skin : Å by which neighbour lists reach beyond the cutoff
+    compile : "auto", "yes" or "no"; see `mlff2d.compiled`
 
     Attributes
     ----------
@@ -72,10 +74,13 @@ class Evaluator:
     part_edges : edges of one structure evaluated at once; None until one is large enough to ask
     """
 
-    def __init__(self, potential: Potential, max_edges: int, skin: float = 0.5) -> None:
+    def __init__(
+        self, potential: Potential, max_edges: int, skin: float = 0.5, compile: str = "auto"
+    ) -> None:
         if max_edges < 1:
             raise ValueError(f"max_edges must be positive, not {max_edges}")
         self.potential = deepcopy(potential).eval().requires_grad_(False)
+        use_compiled_code(self.potential, compile)
         self.max_edges = max_edges
         self.notes: list[str] = []
         self.part_edges: int | None = None

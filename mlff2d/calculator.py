@@ -15,6 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from mlff2d import slab
 from mlff2d.atoms import canonical_slab, graph_from_edges, not_finite
 from mlff2d.checkpoint import load
+from mlff2d.compiled import use_compiled_code
 from mlff2d.devices import pick_device
 from mlff2d.errors import StructureError
 from mlff2d.neighbors import SkinList
@@ -32,6 +33,8 @@ class MLFF2DCalculator(Calculator):
         universal model
     device : "cpu", "cuda", ...; None takes a GPU where there is one
     dtype : "float32" to screen, "float64" to polish
+    compile : "auto" uses compiled code where a CPU, a C compiler and the model allow it, "yes"
+        warns where they do not, "no" does not; see `mlff2d.compiled`
 
     Results
     -------
@@ -50,8 +53,8 @@ class MLFF2DCalculator(Calculator):
 
     Raises
     ------
-    ModelFileError for a file that is no model; ValueError for a device that is not there or another
-    dtype; StructureError, when calculating, for a structure
+    ModelFileError for a file that is no model; ValueError for a device that is not there, another
+    dtype or another word for `compile`; StructureError, when calculating, for a structure
     with NaN, atoms on top of each other, a degenerate cell or an element the model never saw.
     """
 
@@ -71,6 +74,7 @@ class MLFF2DCalculator(Calculator):
         *,
         device: str | None = None,
         dtype: str = "float32",
+        compile: str = "auto",
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:
@@ -85,6 +89,7 @@ class MLFF2DCalculator(Calculator):
         )
         self.potential = potential.to(device=self.device, dtype=self.dtype).eval()
         self.potential.requires_grad_(False)
+        use_compiled_code(self.potential, compile)
         self._skin_list = SkinList(self.potential.cutoff)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:

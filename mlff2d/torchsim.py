@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mlff2d.atoms import canonical_slab, graph_from_edges, not_finite
 from mlff2d.checkpoint import load
+from mlff2d.compiled import use_compiled_code
 from mlff2d.devices import pick_device
 from mlff2d.errors import ModelFileError, StructureError
 from mlff2d.graph import Graph, collate
@@ -77,6 +78,7 @@ class MLFF2DModel(ModelInterface):
         self._compute_forces = self._compute_stress = True
         self._memory_scales_with = "n_atoms"  # beside a vacuum a density says nothing
         self.potential = potential.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        use_compiled_code(self.potential)
         # A list is right for any atoms at its places, so that systems may come and go.
         self._skin_lists: list[SkinList] = []
 

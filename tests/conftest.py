@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+
+# Code that tests compile is kept beside what else pytest keeps.
+os.environ.setdefault(
+    "MLFF2D_CACHE", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "compiled")
+)
 
 # Workers of pytest-xdist share the cores; what is imported below, or started by a test, reads this.
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -11,8 +11,10 @@ Axes: N atoms, E edges, C channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from ase.data import covalent_radii
@@ -31,6 +33,7 @@ from mlff2d.models.base import (
 from mlff2d.nn.elements import ElementIndex, check_elements
 from mlff2d.nn.equivariant import ElementLinear, IrrepsLinear, SphericalHarmonics, alike
 from mlff2d.nn.irreps import SCALAR, irreps_set, parse_irreps
+from mlff2d.nn.kernels.sums import CompiledSums
 from mlff2d.nn.mlp import MLP, ScaledLinear
 from mlff2d.nn.neighbour_sum import Neighbours, NeighbourSum, arrange
 from mlff2d.nn.pairs import AgnesiTransform, PairRepulsion
@@ -40,6 +43,7 @@ from mlff2d.nn.symmetric_contraction import SymmetricContraction
 from mlff2d.nn.symmetric_tables import MAX_CORRELATION, counts, greatest_correlation
 from mlff2d.nn.tensor_product import find_paths
 
+Features = list[Tensor]
 INTERACTIONS = ("plain", "residual", "density", "density_residual")
 TRANSFORMS = ("none", "agnesi")
 MAX_DEGREE = 6
@@ -220,15 +224,67 @@ class MACE(EnergyModel):
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Scalars that each layer leaves: (E, 3) edge vectors in Å -> (N, n_layers C)."""
         element = self.element_index(graph.z)
-        r = torch.linalg.vector_norm(edge_vec, dim=1)
-        harmonics = self.harmonics(edge_vec / r.unsqueeze(1))
-        neighbours = arrange(graph.edge_index, harmonics, self._radial(graph, r), graph.n_atoms)
+        neighbours, messages = self._messages(graph, edge_vec)
         x = [self.embedding.index_select(0, element).unsqueeze(1)]
         scalars = []
-        for layer in self.layers:
-            x = layer(x, element, neighbours)
+        for k, layer in enumerate(self.layers):
+            x = layer(x, element, neighbours, partial(messages, k))
             scalars.append(x[0].squeeze(1))
         return torch.cat(scalars, dim=1)
+
+    def _messages(
+        self, graph: Graph, edge_vec: Tensor
+    ) -> tuple[Neighbours | None, Callable[[int, Features], Features]]:
+        """The edges for a density, and what a layer, by its number, has features summed by."""
+        compiled = None if self.compiled is None else self.compiled.bind(graph, edge_vec)
+        if compiled is None:
+            neighbours = self._neighbours(graph, edge_vec)
+            return neighbours, lambda k, x: self._eager(k, x, neighbours)
+        edges = None
+        if not (compiled.tabulated and self.layers[0].density is None):
+            radial = self._radial(graph, torch.linalg.vector_norm(edge_vec, dim=1))
+            edges = Neighbours(0, graph.edge_index, radial[:, :0], radial)
+
+        def fast(k: int, x: Features) -> Features:
+            weights = None
+            if not compiled.tabulated:
+                assert edges is not None
+                weights = self.layers[k].radial(edges.radial)
+
+            def eager(edge_vec: Tensor, weights: Tensor | None, x: Features) -> Features:
+                return self._eager(
+                    k, x, self._neighbours(graph, edge_vec, weights is None), weights
+                )
+
+            return compiled.sum(k, x, weights, eager)
+
+        return edges, fast
+
+    def _neighbours(self, graph: Graph, edge_vec: Tensor, in_places: bool = True) -> Neighbours:
+        r = torch.linalg.vector_norm(edge_vec, dim=1)
+        harmonics, radial = self.harmonics(edge_vec / r.unsqueeze(1)), self._radial(graph, r)
+        if not in_places:
+            return Neighbours(0, graph.edge_index, harmonics, radial)
+        return arrange(graph.edge_index, harmonics, radial, graph.n_atoms)
+
+    def _eager(
+        self, k: int, x: Features, neighbours: Neighbours, weights: Tensor | None = None
+    ) -> Features:
+        layer = cast(MACELayer, self.layers[k])
+        if weights is None:
+            return layer.product.summed(x, layer.radial, neighbours)
+        return layer.product(x, neighbours.harmonics, weights, neighbours.edge_index)
+
+    def compile_sums(self) -> None:
+        """See `EnergyModel`."""
+        layers = [cast(MACELayer, layer) for layer in self.layers]
+        tabulated = self.transform is None  # else radial functions are those of two elements
+        self.compiled = CompiledSums.of(
+            [layer.product for layer in layers],
+            [nn.Sequential(_Radial(self), layer.radial) for layer in layers] if tabulated else None,
+            self.cutoff,
+            self.embedding.dtype,
+        )
 
     def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """(N,) energies; see `EnergyModel`."""
@@ -256,6 +312,18 @@ def _radial_scale(config: MACEConfig) -> float:
     # Squeezed distances are short, and all functions near their values sqrt(2 / c) n pi / c at 0.
     n = config.n_bessel
     return config.cutoff**1.5 / (math.pi * math.sqrt((n + 1) * (2 * n + 1) / 3.0))
+
+
+class _Radial(nn.Module):
+    """Radial functions of distances (K,), the same for all elements -> (K, n_bessel)."""
+
+    def __init__(self, model: MACE) -> None:
+        super().__init__()
+        self.basis, self.envelope = model.basis, model.envelope
+        self.cutoff, self.scale = model.cutoff, model.radial_scale
+
+    def forward(self, r: Tensor) -> Tensor:
+        return self.basis(r) * (self.scale * self.envelope(r / self.cutoff)).unsqueeze(1)
 
 
 class MACELayer(nn.Module):
@@ -296,7 +364,13 @@ class MACELayer(nn.Module):
         self.contraction = SymmetricContraction(n_elements, coupled, irreps_out, config.correlation)
         self.linear_out = IrrepsLinear(irreps_out, irreps_out)
 
-    def forward(self, x: list[Tensor], element: Tensor, neighbours: Neighbours) -> list[Tensor]:
+    def forward(
+        self,
+        x: Features,
+        element: Tensor,
+        neighbours: Neighbours | None,
+        messages: Callable[[Features], Features],
+    ) -> Features:
         """List of (N, 2l+1, C) features -> the next.
 
         Parameters
@@ -305,11 +379,14 @@ class MACELayer(nn.Module):
         element : (N,)
             Row numbers of the elements.
         neighbours
-            The edges, their radial functions zero at the cutoff, with first and second derivative.
+            The edges, their radial functions zero at the cutoff, with first and second derivative;
+            for a density only.
+        messages
+            Sums `product` over the neighbours.
         """
-        messages = self.product.summed(self.linear_in(x), self.radial, neighbours)
+        found = messages(self.linear_in(x))
         scale = self._message_scale(neighbours, len(element))
-        a = self.linear_message([m * scale for m in messages])  # eq. 8
+        a = self.linear_message([m * scale for m in found])  # eq. 8
         if self.element_linear is not None:
             a = [part for part in self.element_linear(a, element) if part is not None]
         products = self.linear_out(self.contraction(a, element))  # eqs. 10 and 11
@@ -318,10 +395,11 @@ class MACELayer(nn.Module):
         kept = self.self_connection(x, element)  # eq. 12
         return [p if k is None else p + k for p, k in zip(products, kept, strict=True)]
 
-    def _message_scale(self, neighbours: Neighbours, n_atoms: int) -> Tensor | float:
+    def _message_scale(self, neighbours: Neighbours | None, n_atoms: int) -> Tensor | float:
         """What the sum over neighbours is multiplied with: a number, or (N, 1, 1)."""
         if self.density is None:
             return self.message_scale
+        assert neighbours is not None
         density = torch.tanh(self.density(neighbours.radial).square())
         return 1.0 / (1.0 + neighbours.sum(density, n_atoms)).unsqueeze(2)
 

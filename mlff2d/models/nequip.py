@@ -304,6 +304,7 @@ class NequIP(EnergyModel):
             [layer.product for layer in layers],
             [nn.Sequential(self.basis, layer.radial) for layer in layers],
             self.cutoff,
+            self.embedding.dtype,
         )
 
 

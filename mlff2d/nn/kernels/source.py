@@ -112,9 +112,9 @@ def library(parts: list[str], real: str) -> str:
     """A file of C with functions for a type of numbers, "float" or "double".
 
     Both functions take the atoms, threads, edges (where those of each atom begin, and their
-    neighbours), edge vectors, radial weights (W for each edge, or a table and its scale), the cutoff,
-    and the input; the first then the output; the second the gradient by the output, that by edge
-    vectors, by radial weights, and by the input, one for each thread, to which is added.
+    neighbours), edge vectors, radial weights (W for each edge, or a table and its scale), the
+    cutoff, and the input; the first then the output; the second the gradient by the output, that
+    by edge vectors, by radial weights, and by the input, one for each thread, to which is added.
     """
     return "\n".join([f"typedef {real} real;", _HEAD, *parts])
 
@@ -152,7 +152,8 @@ void {self.name}_forward(whole n_atoms, whole n_threads, const whole *first,
 {{
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1) if (n_threads > 1)
     for (whole t = 0; t < n_threads; t++)
-    for (whole i = part(first, n_atoms, t, n_threads); i < part(first, n_atoms, t + 1, n_threads); i++) {{"""
+    for (whole i = part(first, n_atoms, t, n_threads),
+         end = part(first, n_atoms, t + 1, n_threads); i < end; i++) {{"""
         for k in outs:
             dim, mul = self.outs[k]
             yield f"        real *out{k} = out[{k}] + i * {dim * mul};"
@@ -172,7 +173,8 @@ void {self.name}_backward(whole n_atoms, whole n_threads, const whole *first,
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1) if (n_threads > 1)
     for (whole t = 0; t < n_threads; t++) {{
     real *of_thread = by_x + t * n_atoms * ({size});
-    for (whole i = part(first, n_atoms, t, n_threads); i < part(first, n_atoms, t + 1, n_threads); i++) {{"""
+    for (whole i = part(first, n_atoms, t, n_threads),
+         end = part(first, n_atoms, t + 1, n_threads); i < end; i++) {{"""
         for k, (dim, mul) in enumerate(self.outs):
             yield f"        const real *by_out{k} = by_out[{k}] + i * {dim * mul};"
         yield "        for (whole e = first[i]; e < first[i + 1]; e++) {"
@@ -261,7 +263,7 @@ void {self.name}_backward(whole n_atoms, whole n_threads, const whole *first,
             yield "}"
 
     def _derive(self, group: _Group, T: type[_Type]) -> Iterator[str]:
-        """The gradients by one input irrep, the harmonics and the distance or weights, channel c."""
+        """The gradients by one input irrep, harmonics and distance or weights, channel c."""
         for m1 in range(group.dim):
             yield f"{T.name} x_{m1} = {T.load(f'x{group.source} + {m1 * group.mul} + c')};"
             yield f"{T.name} gx_{m1} = {T.zero};"
@@ -342,7 +344,7 @@ class _Single(_Type):
 
 
 def _loops(n_channels, body) -> Iterator[str]:
-    yield f"            {{ whole c = 0;"
+    yield "            { whole c = 0;"
     yield f"            for (; c + LANES <= {n_channels}; c += LANES) {{"
     yield from ("                " + line for line in body(_Type))
     yield "            }"

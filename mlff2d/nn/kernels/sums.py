@@ -55,19 +55,25 @@ class _Layer:
 class CompiledSums:
     """The sums of all layers of a model, in one library.
 
-    They are for the weights that the model had when this was made, for one precision, on a CPU,
-    and for edges whose receivers ascend; `bind` says no to anything else. It lives on in copies and
-    pickles, where the library is looked up, or compiled, when it is first used.
+    They are for the radial networks that the model had when this was made, where these are
+    tabulated, for one precision, on a CPU, and for edges whose receivers ascend; `bind` says no to
+    anything else. It lives on in copies and pickles, where the library is looked up, or compiled,
+    when it is first used.
     """
 
     def __init__(
-        self, text: str, layers: list[_Layer], parameters: list[Tensor], cutoff: float
+        self,
+        text: str,
+        layers: list[_Layer],
+        parameters: list[Tensor],
+        cutoff: float,
+        dtype: torch.dtype,
     ) -> None:
         self._text = text
         self._layers = layers
         self._parameters = parameters
         self._cutoff = cutoff
-        self._dtype = parameters[0].dtype
+        self._dtype = dtype
         self._mark = _mark(parameters)
         self._versions: list[int] | None = None
         self._library: ctypes.CDLL | None = None
@@ -76,8 +82,9 @@ class CompiledSums:
     def of(
         cls,
         products: Sequence[NeighbourTensorProduct],
-        radials: Sequence[nn.Module],
+        radials: Sequence[nn.Module] | None,
         cutoff: float,
+        dtype: torch.dtype,
     ) -> CompiledSums:
         """Compile the sums of some products.
 
@@ -88,20 +95,23 @@ class CompiledSums:
         products
             One a layer.
         radials
-            For each what makes radial weights (K, W) of distances (K,), zero from the cutoff on.
+            For each what makes radial weights (K, W) of distances (K,), zero from the cutoff on;
+            None where these depend on more.
         cutoff
             In Å.
+        dtype
+            Of everything that will be given.
 
         Raises CompilerError where nothing can be compiled.
         """
-        parameters = list({id(p): p for radial in radials for p in radial.parameters()}.values())
-        dtype = parameters[0].dtype
         if dtype not in _REAL:
             raise CompilerError(f"there is no compiled code for {dtype}")
-        tables = [
-            radial_table(_in_precision(radial), cutoff) if dtype == torch.float32 else None
-            for radial in radials
-        ]
+        parameters: list[Tensor] = []
+        tables: list[RadialTable | None] = [None] * len(products)
+        if radials is not None and dtype == torch.float32:
+            tables = [radial_table(_in_precision(radial), cutoff) for radial in radials]
+            every = (p for radial in radials for p in radial.parameters())
+            parameters = list({id(p): p for p in every}.values())
         tabulated = None not in tables
         layers = []
         texts: dict[str, str] = {}
@@ -118,7 +128,7 @@ class CompiledSums:
                 )
             )
         bodies = [body.replace("NAME", name) for body, name in texts.items()]
-        sums = cls(library(bodies, _REAL[dtype]), layers, parameters, cutoff)
+        sums = cls(library(bodies, _REAL[dtype]), layers, parameters, cutoff, dtype)
         sums._library = load_library(sums._text)
         return sums
 
@@ -131,7 +141,7 @@ class CompiledSums:
         return self.__dict__ | {"_library": None, "_versions": None}
 
     def bind(self, graph: Graph, edge_vec: Tensor) -> BoundSums | None:
-        """The sums over the edges of a graph, with vectors (E, 3); None where they are not for it."""
+        """The sums over the edges of a graph, with vectors (E, 3); None where not made for it."""
         if edge_vec.dtype != self._dtype or edge_vec.device.type != "cpu" or not self._is_valid():
             return None
         assert self._library is not None
@@ -276,10 +286,11 @@ def _differentiable(
     by_out: tuple[Tensor, ...],
 ) -> list[Tensor | None]:
     """Gradients that have gradients."""
-    inputs = [edge_vec, weights, *x]
+    # Views, so that what the features owe to the edge vectors does not count here.
+    inputs = [None if t is None else t.view_as(t) for t in (edge_vec, weights, *x)]
     wanted = [k for k, t in enumerate(inputs) if t is not None and t.requires_grad]
     found = torch.autograd.grad(
-        eager(edge_vec, weights, x),
+        eager(inputs[0], inputs[1], inputs[2:]),
         [inputs[k] for k in wanted],
         by_out,
         create_graph=True,
