@@ -177,8 +177,11 @@ def _forces(gradient: Tensor, graph: Graph) -> Tensor:
 
 def _virial(gradient: Tensor, edge_vec: Tensor, graph: Graph) -> Tensor:
     """(S, 3, 3) dE/dstrain: a strain ε maps every edge vector r to (1 + ε) r."""
-    outer = gradient.unsqueeze(2) * edge_vec.unsqueeze(1)
-    virial = segment_sum(outer, graph.edge_batch(), graph.n_structures)
+    if graph.n_structures == 1:
+        virial = (gradient.T @ edge_vec).unsqueeze(0)
+    else:
+        outer = gradient.unsqueeze(2) * edge_vec.unsqueeze(1)
+        virial = segment_sum(outer, graph.edge_batch(), graph.n_structures)
     virial = (virial + virial.transpose(1, 2)) / 2
     projector = batched_projector(graph.cell, graph.pbc).to(virial.dtype)
     return projector @ virial @ projector

@@ -5,6 +5,7 @@ Axes: N atoms, E edges.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -41,8 +42,7 @@ class ReferenceEnergies(nn.Module):
 
     def as_dict(self) -> dict[int, float]:
         """Energies in eV by atomic number."""
-        known = torch.isfinite(self.energies)
-        return {int(z): float(self.energies[z]) for z in torch.nonzero(known).flatten()}
+        return {z: e for z, e in enumerate(self.energies.tolist()) if math.isfinite(e)}
 
 
 class ZBL(nn.Module):
@@ -76,6 +76,8 @@ class ZBL(nn.Module):
         z_i, z_j = graph.z[i], graph.z[j]
         cutoff = self.radius_factor * (self.radii[z_i] + self.radii[z_j]).to(edge_vec.dtype)
         near = torch.nonzero(edge_vec.detach().square().sum(1) < cutoff.square()).flatten()
+        if not len(near):
+            return edge_vec.new_zeros(graph.n_atoms)
         i, z_i, z_j, cutoff = i[near], z_i[near], z_j[near], cutoff[near]
         distance = edge_vec[near].norm(dim=1)
         charge_i, charge_j = z_i.to(distance.dtype), z_j.to(distance.dtype)

@@ -29,7 +29,7 @@ from mlff2d.potential import Potential
 from tests.potentials import ELEMENTS, SMALL, random_potential
 
 COMPILED = ("mace", "nequip")
-VARIANTS = {
+VARIANTS: dict[str, dict[str, object]] = {
     "nequip": {},
     "nequip, one vector of channels and more": {
         "hidden_irreps": "19x0e+8x1o+3x1e+9x2e",
@@ -37,6 +37,25 @@ VARIANTS = {
     },
     "nequip, without parity": {"hidden_irreps": "8x0e+3x1e", "parity": False, "l_max": 1},
     "nequip, l = 3": {"hidden_irreps": "5x0e+4x1o+3x3o", "l_max": 3},
+    "nequip, as for many elements": {
+        "neighbor_exponent": 1.0,
+        "residual": 0.5,
+        "norm": "rms",
+        "self_connection_rank": 3,
+        "n_layers": 3,
+    },
+    "nequip, as nequix": {
+        "self_connection": "linear",
+        "first_self_connection": False,
+        "norm": "rms",
+        "readout_hidden": (),
+    },
+    "nequip, as the original": {
+        "self_connection": "embedding",
+        "embedding_channels": 5,
+        "hidden_irreps": "3x0e+2x0o+4x1o+3x1e",
+        "n_layers": 6,
+    },
     "mace": {},
     "mace, transformed distances": {
         "distance_transform": "agnesi",

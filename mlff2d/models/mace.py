@@ -249,7 +249,7 @@ class MACE(EnergyModel):
             weights = None
             if not compiled.tabulated:
                 assert edges is not None
-                weights = self.layers[k].radial(edges.radial)
+                weights = cast(MACELayer, self.layers[k]).radial(edges.radial)
 
             def eager(edge_vec: Tensor, weights: Tensor | None, x: Features) -> Features:
                 return self._eager(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from typing import ClassVar, cast
 
 import torch
@@ -18,17 +18,10 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from mlff2d.graph import Graph
-from mlff2d.models.base import (
-    EnergyModel,
-    check_between,
-    check_choice,
-    check_counts,
-    check_flags,
-    check_positive,
-    check_sizes,
-)
+from mlff2d.models.base import EnergyModel
+from mlff2d.models.nequip_config import NequIPConfig as NequIPConfig
 from mlff2d.nn.edge_basis import EdgeBasis
-from mlff2d.nn.elements import ElementIndex, check_elements
+from mlff2d.nn.elements import ElementIndex
 from mlff2d.nn.equivariant import (
     AttributeLinear,
     ElementLinear,
@@ -38,172 +31,13 @@ from mlff2d.nn.equivariant import (
     SphericalHarmonics,
     alike,
 )
-from mlff2d.nn.irreps import EXAMPLE, MAX_DEGREE, SCALAR, irreps_set, parse_irreps
-from mlff2d.nn.kernels.sums import CompiledSums
+from mlff2d.nn.irreps import SCALAR, irreps_set
+from mlff2d.nn.kernels.node import Connection, NodeLayer
+from mlff2d.nn.kernels.sums import BoundSums, CompiledSums
 from mlff2d.nn.mlp import MLP
-from mlff2d.nn.tensor_product import NeighbourTensorProduct, find_paths
+from mlff2d.nn.tensor_product import NeighbourTensorProduct
 
 Features = list[Tensor]
-NORMS = ("none", "rms")
-SELF_CONNECTIONS = ("elements", "embedding", "linear")
-
-
-@dataclass(frozen=True)
-class NequIPConfig:
-    """Settings of NequIP.
-
-    Raises ValueError for values that make no model; the sentence names the nearest that do.
-
-    Attributes
-    ----------
-    elements
-        Atomic numbers known, ascending.
-    cutoff
-        Neighbours within it, in Å.
-    n_layers
-        Message-passing layers.
-    hidden_irreps
-        Features between layers, in e3nn's notation: channels x degree and parity.
-    l_max
-        Greatest degree of the spherical harmonics of the edges.
-    parity
-        Whether features know what a mirror makes of them. False: all irreps are written even, more
-        of them couple, and a structure and its mirror image may differ in energy.
-    embedding_channels
-        Length of an element's learnt vector; 0 for as many as hidden_irreps has 0e.
-    n_bessel
-        Radial basis functions sin(n pi r / cutoff) / r.
-    trainable_bessel
-        Whether the n of the radial basis are learnt, from whole numbers on.
-    radial_hidden
-        Hidden layers of the radial network.
-    envelope_p
-        Exponent of the polynomial envelope that ends at the cutoff.
-    switch_start
-        In Å. Above 0, edges count in full up to this distance and are switched off from there to
-        the cutoff (X-PLOR's switch), without the polynomial envelope.
-    avg_neighbors
-        Mean number of neighbours within the cutoff in the training data.
-    neighbor_exponent
-        Messages are divided by avg_neighbors to this power: 0.5 as in the paper, which suits
-        messages that add up like random numbers, or 1 for their mean.
-    residual
-        0: what a layer makes of its input replaces it, as in the paper. w > 0: w times that is
-        added to the input, and all layers work on the same features.
-    norm
-        "none", or "rms": features are divided by their root mean square before the gate.
-    norm_epsilon
-        With "rms", what is added to the mean square: features far below its root stay small.
-    self_connection
-        How a layer's own input comes through: "elements" by a matrix for each element, as in the
-        paper; "embedding" by combinations of matrices with the element's learnt vector; "linear"
-        by one matrix for all elements.
-    self_connection_rank
-        Of "elements". 0: the matrices are independent, as in the paper. k > 0: they are
-        combinations of k, which takes k / (number of elements) of the parameters.
-    first_self_connection
-        Whether the first layer has one. Without it the energy of a lone atom is its reference
-        energy, whatever is learnt.
-    readout_hidden
-        Hidden layers of the network that reads the energy; () for a linear map, as in the paper.
-
-    The original is the package nequip with "embedding", no first_self_connection and a
-    readout_hidden of (). With many elements a model learns much faster from a neighbor_exponent
-    of 1, a residual of 0.5 and the norm "rms".
-    """
-
-    elements: tuple[int, ...] = tuple(range(1, 95))
-    cutoff: float = 5.0
-    n_layers: int = 3
-    hidden_irreps: str = EXAMPLE
-    l_max: int = 2
-    parity: bool = True
-    embedding_channels: int = 0
-    n_bessel: int = 8
-    trainable_bessel: bool = False
-    radial_hidden: tuple[int, ...] = (64, 64)
-    envelope_p: int = 6
-    switch_start: float = 0.0
-    avg_neighbors: float = 20.0
-    neighbor_exponent: float = 0.5
-    residual: float = 0.0
-    norm: str = "none"
-    norm_epsilon: float = 1e-2
-    self_connection: str = "elements"
-    self_connection_rank: int = 0
-    first_self_connection: bool = True
-    readout_hidden: tuple[int, ...] = (32,)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "elements", check_elements(self.elements))
-        check_counts(self, 1, "n_layers", "n_bessel")
-        check_counts(self, 0, "l_max", most=MAX_DEGREE)
-        check_counts(self, 0, "self_connection_rank", "embedding_channels")
-        check_counts(self, 2, "envelope_p")
-        check_positive(
-            self, cutoff="in Å, such as 5.0", avg_neighbors="such as 20.0", norm_epsilon="as 0.01"
-        )
-        check_between(self, 0.0, 1.0, "neighbor_exponent", "residual")
-        check_choice(self, "norm", NORMS)
-        check_choice(self, "self_connection", SELF_CONNECTIONS)
-        check_flags(self, "parity", "trainable_bessel", "first_self_connection")
-        check_sizes(self, "radial_hidden", "readout_hidden")
-        check_between(self, 0.0, self.cutoff, "switch_start")
-        self._check_combinations()
-        self.layer_irreps()
-
-    def _check_combinations(self) -> None:
-        if self.switch_start == self.cutoff:
-            raise ValueError(
-                f"switch_start is the cutoff, where edges would break off; use a shorter distance "
-                f"such as {0.9 * self.cutoff:g}, or 0 for the polynomial envelope"
-            )
-        if self.self_connection_rank and self.self_connection != "elements":
-            raise ValueError(
-                f"self_connection_rank = {self.self_connection_rank} is of self_connection "
-                f"'elements', not of {self.self_connection!r}; use self_connection_rank = 0"
-            )
-        if self.residual and self.embedding_channels not in (0, self.layer_irreps()[-1][0].mul):
-            raise ValueError(
-                f"embedding_channels = {self.embedding_channels}, but with a residual all layers "
-                f"work on the same features; use embedding_channels = 0"
-            )
-
-    def layer_irreps(self) -> list[o3.Irreps]:
-        """What each layer puts out: of the hidden irreps those that can be nonzero and matter.
-
-        An irrep can be nonzero after layer t if t couplings with Y_0..Y_lmax lead to it from the
-        scalars of the embedding, and matters if the couplings left lead from it to the energy.
-        """
-        hidden = parse_irreps(self.hidden_irreps, self.parity)
-        every = irreps_set(hidden)
-        neighbours = {
-            ir: {p.out for p in find_paths(o3.Irreps([(1, ir)]), self.l_max, every, self.parity)}
-            for ir in every
-        }
-        reached = [{SCALAR}]
-        needed = [{SCALAR}]
-        for _ in range(self.n_layers):
-            # Coupling is symmetric, so the same table serves both directions.
-            reached.append(set().union(*(neighbours[ir] for ir in reached[-1])))
-            needed.append(set().union(*(neighbours[ir] for ir in needed[-1])))
-        alive = [r & n for r, n in zip(reached[1:], needed[-2::-1], strict=True)]
-        used = set().union(*alive)
-        if used != every:
-            dead = o3.Irreps((mul, ir) for mul, ir in hidden if ir not in used)
-            live = o3.Irreps((mul, ir) for mul, ir in hidden if ir in used)
-            raise ValueError(
-                f"hidden_irreps {self.hidden_irreps!r}: no tensor products with l_max = "
-                f"{self.l_max} in n_layers = {self.n_layers} lead from the elements by way of "
-                f"{dead} to the energy; use {str(live)!r}"
-            )
-        l_useful = 2 * max(ir.l for ir in used)
-        if self.l_max > l_useful:
-            raise ValueError(
-                f"l_max = {self.l_max}, but hidden_irreps {self.hidden_irreps!r} couple to no "
-                f"spherical harmonics beyond l = {l_useful}; use l_max = {l_useful}"
-            )
-        return [o3.Irreps((mul, ir) for mul, ir in hidden if ir in layer) for layer in alive]
 
 
 class NequIP(EnergyModel):
@@ -254,14 +88,30 @@ class NequIP(EnergyModel):
         element = self.element_index(graph.z)
         embedding = self.embedding.index_select(0, element)
         x = [embedding.unsqueeze(1)]
-        messages = self._messages(graph, edge_vec)
-        for k, layer in enumerate(self.layers):
-            x = layer(x, element, embedding, partial(messages, k))
+        compiled = None if self.compiled is None else self.compiled.bind(graph, edge_vec)
+        messages = self._messages(graph, edge_vec, compiled)
+        y = cast(InteractionLayer, self.layers[0]).linear_in(x)
+        for k in range(len(self.layers)):
+            update = partial(self._update, k, element, embedding)
+            if compiled is None:
+                x, y = update(messages(k, y), x)
+            else:
+                x, y = compiled.update(k, messages(k, y), x, element, update)
         return x[0].squeeze(1)
 
-    def _messages(self, graph: Graph, edge_vec: Tensor) -> Callable[[int, Features], Features]:
+    def _update(
+        self, k: int, element: Tensor, embedding: Tensor, messages: Features, x: Features
+    ) -> tuple[Features, Features]:
+        """What a layer leaves, and what the next one has its neighbours' messages made of."""
+        x = self.layers[k](messages, x, element, embedding)
+        if k + 1 == len(self.layers):
+            return x, []
+        return x, cast(InteractionLayer, self.layers[k + 1]).linear_in(x)
+
+    def _messages(
+        self, graph: Graph, edge_vec: Tensor, compiled: BoundSums | None
+    ) -> Callable[[int, Features], Features]:
         """What a layer, given its number, has its features summed over neighbours by."""
-        compiled = None if self.compiled is None else self.compiled.bind(graph, edge_vec)
         if compiled is None:
             edges = self._edges(edge_vec)
             return lambda k, x: self._eager(k, x, edges, graph)
@@ -270,7 +120,8 @@ class NequIP(EnergyModel):
             radial = self.basis(torch.linalg.vector_norm(edge_vec, dim=1))
 
         def fast(k: int, x: Features) -> Features:
-            weights = None if radial is None else self.layers[k].radial(radial)
+            layer = cast(InteractionLayer, self.layers[k])
+            weights = None if radial is None else layer.radial(radial)
 
             def eager(edge_vec: Tensor, weights: Tensor | None, x: Features) -> Features:
                 return self._eager(k, x, self._edges(edge_vec), graph, weights)
@@ -305,6 +156,11 @@ class NequIP(EnergyModel):
             [nn.Sequential(self.basis, layer.radial) for layer in layers],
             self.cutoff,
             self.embedding.dtype,
+            [
+                layer.node(self.embedding, following)
+                for layer, following in zip_longest(layers, layers[1:])
+            ],
+            list(self.parameters()),
         )
 
 
@@ -352,26 +208,21 @@ class InteractionLayer(nn.Module):
         self.sources = [present.get(ir) for _, ir in irreps_out]
 
     def forward(
-        self,
-        x: Features,
-        element: Tensor,
-        embedding: Tensor,
-        messages: Callable[[Features], Features],
+        self, messages: Features, x: Features, element: Tensor, embedding: Tensor
     ) -> Features:
         """List of (N, 2l+1, C) features -> the next.
 
         Parameters
         ----------
+        messages : list of (N, 2l+1, C)
+            `product` of what `linear_in` makes of x, summed over neighbours.
         x : list of (N, 2l+1, C)
         element : (N,)
             Row numbers of the elements.
         embedding : (N, embedding_channels)
             Learnt vectors of the elements.
-        messages
-            Sums `product` over the neighbours.
         """
-        found = messages(self.linear_in(x))
-        new = self.linear_out([m * self.message_scale for m in found])
+        new = self.linear_out([m * self.message_scale for m in messages])
         if self.self_connection is not None:
             kept = self.self_connection(x, element, embedding)
             new = [m if k is None else m + k for m, k in zip(new, kept, strict=True)]
@@ -382,6 +233,21 @@ class InteractionLayer(nn.Module):
             return new
         new = [self.residual * part for part in new]
         return [p if k is None else x[k] + p for p, k in zip(new, self.sources, strict=True)]
+
+    def node(self, embedding: Tensor, following: InteractionLayer | None) -> NodeLayer:
+        """The same, and `linear_in` of the following layer, for compiled code."""
+        n_terms = len(self.gate.irreps_in)
+        own = self.self_connection
+        return NodeLayer.of(
+            self.linear_out,
+            self.message_scale,
+            [None] * n_terms if own is None else own.connections(embedding),
+            self.norm,
+            self.gate,
+            self.residual,
+            self.sources,
+            None if following is None else following.linear_in,
+        )
 
 
 class SelfConnection(nn.Module):
@@ -422,3 +288,13 @@ class SelfConnection(nn.Module):
         else:
             found = iter(self.linear(x, element if self.kind == "elements" else embedding))
         return [next(found) if present else None for present in self.present]
+
+    def connections(self, embedding: Tensor) -> list[Connection | None]:
+        """The same for compiled code, given the (Z, K) vectors of all elements."""
+        matrices = iter(self.linear.matrices(embedding))
+        sources = iter(self.linear.sources)
+        found: list[Connection | None] = []
+        for present in self.present:
+            source = next(sources) if present else None
+            found.append(None if source is None else Connection(source, next(matrices)))
+        return found

@@ -92,6 +92,14 @@ class IrrepsLinear(nn.Module):
         parts = zip(self.sources, self.weights, self.factors, strict=True)
         return [x[k] @ (weight * factor) for k, weight, factor in parts]
 
+    def matrix(self, k: int) -> Tensor:
+        """(C_in, C_out) float64 matrix of an output irrep, its factor included."""
+        return self.weights[k].detach().double() * self.factors[k]
+
+    def matrices(self, _: Tensor | None = None) -> list[Tensor]:
+        """(1, C_in, C_out) float64 matrices of all output irreps."""
+        return [self.matrix(k)[None] for k in range(len(self.weights))]
+
 
 class ElementLinear(nn.Module):
     """A linear map of node features with another matrix for each element.
@@ -149,6 +157,13 @@ class ElementLinear(nn.Module):
             out.append((x[k] * factor) @ weight.index_select(0, element))
         return out
 
+    def matrices(self, _: Tensor | None = None) -> list[Tensor]:
+        """(n_elements, C_in, C_out) float64 matrices of the output irreps that are not None."""
+        weights = self.weights
+        if self.attributes is not None:
+            return _mixed(self.attributes, weights, self.factors)
+        return [w.detach().double() * f for w, f in zip(weights, self.factors, strict=True)]
+
 
 class AttributeLinear(nn.Module):
     """A linear map of node features whose matrix is a combination with the node's attributes.
@@ -181,6 +196,19 @@ class AttributeLinear(nn.Module):
     def forward(self, x: list[Tensor], attributes: Tensor) -> list[Tensor | None]:
         """List of (N, 2l+1, C_in) and (N, K) -> list of (N, 2l+1, C_out) or None."""
         return _combined(x, attributes, self.sources, self.weights, self.factors)
+
+    def matrices(self, attributes: Tensor) -> list[Tensor]:
+        """(N, C_in, C_out) float64, for (N, K) attributes, of outputs that are not None."""
+        return _mixed(attributes, self.weights, self.factors)
+
+
+def _mixed(attributes: Tensor, weights: Iterable[Tensor], factors: list[float]) -> list[Tensor]:
+    """For (N, K) attributes and (K, C_in, C_out) weights the (N, C_in, C_out) float64 matrices."""
+    by = attributes.detach().double()
+    return [
+        torch.einsum("nk,kio->nio", by, weight.detach().double()) * factor
+        for weight, factor in zip(weights, factors, strict=True)
+    ]
 
 
 def _sources(irreps_in: o3.Irreps, irreps_out: o3.Irreps) -> list[int | None]:

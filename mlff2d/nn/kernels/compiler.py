@@ -40,9 +40,10 @@ def load_library(source: str) -> ctypes.CDLL:
     folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
     except OSError:
-        folder = None
-    if folder is not None and os.access(folder, os.W_OK):
+        writable = False
+    if writable:
         kept = folder / name
         if not kept.exists():
             _compile(compiler, source, kept)

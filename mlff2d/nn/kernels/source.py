@@ -8,8 +8,9 @@ Axes: N atoms, E edges, W radial weights, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from e3nn import o3
@@ -116,7 +117,9 @@ def library(parts: list[str], real: str) -> str:
     cutoff, and the input; the first then the output; the second the gradient by the output, that
     by edge vectors, by radial weights, and by the input, one for each thread, to which is added.
     """
-    return "\n".join([f"typedef {real} real;", _HEAD, *parts])
+    f = "f" if real == "float" else ""
+    names = f"typedef {real} real;\n#define EXP exp{f}\n#define TANH_OF tanh{f}"
+    return "\n".join([names, _HEAD, *parts])
 
 
 class _Kernel:
@@ -160,7 +163,7 @@ void {self.name}_forward(whole n_atoms, whole n_threads, const whole *first,
         yield "        for (whole e = first[i]; e < first[i + 1]; e++) {"
         yield from self._edge(slopes=False)
         for group in self.groups:
-            yield from _loops(group.mul, lambda T, g=group: self._couple(g, T))
+            yield from _loops(group.mul, partial(self._couple, group))
         yield "        }\n    }\n}"
 
     def backward(self) -> Iterator[str]:
@@ -188,7 +191,7 @@ void {self.name}_backward(whole n_atoms, whole n_threads, const whole *first,
         for group in self.groups:
             start = f"of_thread + n_atoms * {before} + j * {group.dim * group.mul}"
             yield f"            real *gx{group.source} = {start};"
-            yield from _loops(group.mul, lambda T, g=group: self._derive(g, T))
+            yield from _loops(group.mul, partial(self._derive, group))
             before += group.dim * group.mul
         for m in range(1, n_harmonics):
             yield f"            gy{m} += total(gy{m}_);"
@@ -224,8 +227,8 @@ void {self.name}_backward(whole n_atoms, whole n_threads, const whole *first,
             size = group.dim * group.mul
             yield f"            const real *x{group.source} = x[{group.source}] + j * {size};"
             for term in group.terms:
-                for (m3, m1), entries in term.coupling.items():
-                    value = _sum(f"(real){c!r} * y{m2}" for m2, c in entries)
+                for (m3, m1), sums in term.coupling.items():
+                    value = _sum(f"(real){c!r} * y{m2}" for m2, c in sums)
                     yield f"            real {_name(term, m3, m1)} = {value};"
 
     def _unit_harmonics(self) -> str:
@@ -343,7 +346,7 @@ class _Single(_Type):
     store = load
 
 
-def _loops(n_channels, body) -> Iterator[str]:
+def _loops(n_channels: int, body: Callable[[type[_Type]], Iterator[str]]) -> Iterator[str]:
     yield "            { whole c = 0;"
     yield f"            for (; c + LANES <= {n_channels}; c += LANES) {{"
     yield from ("                " + line for line in body(_Type))
@@ -383,7 +386,7 @@ def _name(term: _Term, m3: int, m1: int) -> str:
     return f"a{term.weights}_{m3}_{m1}"
 
 
-def _sum(terms) -> str:
+def _sum(terms: Iterable[str]) -> str:
     return " + ".join(terms) or "0"
 
 

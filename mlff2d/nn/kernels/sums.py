@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mlff2d.graph import Graph
 from mlff2d.nn.kernels.compiler import CompilerError, load_library
+from mlff2d.nn.kernels.node import SOURCE, NodeLayer, Update, differentiable, pointer, pointers
 from mlff2d.nn.kernels.source import functions, library
 from mlff2d.nn.kernels.table import RadialTable, RadialWeights, radial_table
 from mlff2d.nn.tensor_product import NeighbourTensorProduct
@@ -55,8 +56,8 @@ class _Layer:
 class CompiledSums:
     """The sums of all layers of a model, in one library.
 
-    They are for the radial networks that the model had when this was made, where these are
-    tabulated, for one precision, on a CPU, and for edges whose receivers ascend; `bind` says no to
+    They are for the weights that the model had when this was made, where these are tabulated or
+    folded, for one precision, on a CPU, and for edges whose receivers ascend; `bind` says no to
     anything else. It lives on in copies and pickles, where the library is looked up, or compiled,
     when it is first used.
     """
@@ -65,12 +66,14 @@ class CompiledSums:
         self,
         text: str,
         layers: list[_Layer],
+        nodes: list[NodeLayer],
         parameters: list[Tensor],
         cutoff: float,
         dtype: torch.dtype,
     ) -> None:
         self._text = text
         self._layers = layers
+        self._nodes = nodes
         self._parameters = parameters
         self._cutoff = cutoff
         self._dtype = dtype
@@ -85,6 +88,8 @@ class CompiledSums:
         radials: Sequence[nn.Module] | None,
         cutoff: float,
         dtype: torch.dtype,
+        nodes: Sequence[NodeLayer] = (),
+        folded: Sequence[Tensor] = (),
     ) -> CompiledSums:
         """Compile the sums of some products.
 
@@ -101,17 +106,21 @@ class CompiledSums:
             In Å.
         dtype
             Of everything that will be given.
+        nodes
+            What follows the sums of each layer, where that is compiled too.
+        folded
+            The parameters that these were made of.
 
         Raises CompilerError where nothing can be compiled.
         """
         if dtype not in _REAL:
             raise CompilerError(f"there is no compiled code for {dtype}")
-        parameters: list[Tensor] = []
+        parameters = list(folded)
         tables: list[RadialTable | None] = [None] * len(products)
         if radials is not None and dtype == torch.float32:
             tables = [radial_table(_in_precision(radial), cutoff) for radial in radials]
-            every = (p for radial in radials for p in radial.parameters())
-            parameters = list({id(p): p for p in every}.values())
+            parameters += [p for radial in radials for p in radial.parameters()]
+            parameters = list({id(p): p for p in parameters}.values())
         tabulated = None not in tables
         layers = []
         texts: dict[str, str] = {}
@@ -128,7 +137,8 @@ class CompiledSums:
                 )
             )
         bodies = [body.replace("NAME", name) for body, name in texts.items()]
-        sums = cls(library(bodies, _REAL[dtype]), layers, parameters, cutoff, dtype)
+        text = library([*bodies, SOURCE] if nodes else bodies, _REAL[dtype])
+        sums = cls(text, layers, list(nodes), parameters, cutoff, dtype)
         sums._library = load_library(sums._text)
         return sums
 
@@ -148,7 +158,7 @@ class CompiledSums:
         edge_index = graph.edge_index.contiguous()
         first = torch.empty(graph.n_atoms + 1, dtype=torch.int64)
         size = ctypes.c_int64(graph.n_edges), ctypes.c_int64(graph.n_atoms)
-        if not self._library.rows(*size, _pointer(edge_index), _pointer(first)):
+        if not self._library.rows(*size, pointer(edge_index), pointer(first)):
             return None
         return BoundSums(self, self._library, edge_index[1], first, edge_vec.contiguous())
 
@@ -214,15 +224,21 @@ class BoundSums:
         """
         return list(_Sum.apply(self, self.sums._layers[layer], eager, self.edge_vec, weights, *x))
 
+    def update(
+        self, layer: int, messages: list[Tensor], x: list[Tensor], element: Tensor, update: Update
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What becomes of the messages of a layer; see `NodeLayer`."""
+        return self.sums._nodes[layer](self.library, messages, x, element, update)
+
     def run(self, name: str, n_threads: int, radial: Tensor, scale: float, *rest: Any) -> None:
         """Call one of the functions of `mlff2d.nn.kernels.source.library`."""
         getattr(self.library, name)(
             ctypes.c_int64(self.n_atoms),
             ctypes.c_int64(n_threads),
-            _pointer(self.first),
-            _pointer(self.neighbour),
-            _pointer(self.edge_vec),
-            _pointer(radial),
+            pointer(self.first),
+            pointer(self.neighbour),
+            pointer(self.edge_vec),
+            pointer(radial),
             ctypes.c_double(scale),
             ctypes.c_double(self.sums._cutoff),
             *rest,
@@ -246,7 +262,7 @@ class _Sum(torch.autograd.Function):
         ctx.save_for_backward(edge_vec, weights, *x)
         out = [edge_vec.new_zeros(bound.n_atoms, *shape) for shape in layer.shapes]
         radial = _radial(layer, weights)
-        bound.run(f"{layer.name}_forward", bound.n_threads, *radial, _pointers(x), _pointers(out))
+        bound.run(f"{layer.name}_forward", bound.n_threads, *radial, pointers(x), pointers(out))
         return tuple(out)
 
     @staticmethod
@@ -254,7 +270,12 @@ class _Sum(torch.autograd.Function):
         bound, layer, eager = ctx.parts
         edge_vec, weights, *x = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative will be asked for
-            return None, None, None, *_differentiable(eager, edge_vec, weights, x, by_out)
+            gradients = differentiable(
+                lambda inputs: eager(inputs[0], inputs[1], inputs[2:]),
+                [edge_vec, weights, *x],
+                by_out,
+            )
+            return None, None, None, *gradients
         by_out = tuple(part.contiguous() for part in by_out)
         by_edge_vec = torch.zeros_like(edge_vec)
         by_weights = None if weights is None else torch.zeros_like(weights)
@@ -264,42 +285,18 @@ class _Sum(torch.autograd.Function):
             f"{layer.name}_backward",
             n_threads,
             *_radial(layer, weights),
-            _pointers(x),
-            _pointers(by_out),
-            _pointer(by_edge_vec),
-            None if by_weights is None else _pointer(by_weights),
-            _pointer(by_x),
+            pointers(x),
+            pointers(by_out),
+            pointer(by_edge_vec),
+            None if by_weights is None else pointer(by_weights),
+            pointer(by_x),
         )
         total = by_x[0] if n_threads == 1 else by_x.sum(0)
-        gradients: list[Tensor | None] = [None] * len(x)
+        gradients = [None] * len(x)
         parts = total.split([bound.n_atoms * size for size in layer.sizes])
         for k, part in zip(layer.sources, parts, strict=True):
             gradients[k] = part.view_as(x[k])
         return None, None, None, by_edge_vec, by_weights, *gradients
-
-
-def _differentiable(
-    eager: Eager,
-    edge_vec: Tensor,
-    weights: Tensor | None,
-    x: list[Tensor],
-    by_out: tuple[Tensor, ...],
-) -> list[Tensor | None]:
-    """Gradients that have gradients."""
-    # Views, so that what the features owe to the edge vectors does not count here.
-    inputs = [None if t is None else t.view_as(t) for t in (edge_vec, weights, *x)]
-    wanted = [k for k, t in enumerate(inputs) if t is not None and t.requires_grad]
-    found = torch.autograd.grad(
-        eager(inputs[0], inputs[1], inputs[2:]),
-        [inputs[k] for k in wanted],
-        by_out,
-        create_graph=True,
-        materialize_grads=True,
-    )
-    gradients: list[Tensor | None] = [None] * len(inputs)
-    for k, gradient in zip(wanted, found, strict=True):
-        gradients[k] = gradient
-    return gradients
 
 
 def _radial(layer: _Layer, weights: Tensor | None) -> tuple[Tensor, float]:
@@ -317,11 +314,3 @@ def _in_precision(module: nn.Module) -> Callable[[torch.dtype], RadialWeights]:
 def _mark(parameters: Sequence[Tensor]) -> float:
     """A number that changes when parameters do."""
     return sum(float(p.detach().double().square().sum()) for p in parameters)
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
-
-
-def _pointers(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])

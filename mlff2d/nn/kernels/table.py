@@ -98,8 +98,8 @@ def _table(function: RadialWeights, cutoff: float, n_cells: int) -> RadialTable:
 
 def _with_slope(function: RadialWeights, x: Tensor) -> tuple[Tensor, Tensor]:
     """(K, W) values and derivatives."""
-    value, slope = torch.func.jvp(function, (x,), (torch.ones_like(x),))
-    return value.detach(), slope.detach()
+    found = torch.func.jvp(function, (x,), (torch.ones_like(x),))
+    return found[0].detach(), found[1].detach()
 
 
 def _difference(found: Tensor, exact: Tensor) -> float:

@@ -1,0 +1,213 @@
+/* What becomes of the summed messages of an atom: see node.py. */
+
+#define SILU (real)1.6765324703310907
+#define TANH (real)1.5925374197228312
+
+typedef struct {
+    whole dim;      /* 2l + 1 */
+    whole mul;      /* channels before the gate */
+    whole messages; /* channels of the messages */
+    whole inputs;   /* channels of the layer's input, 0 where it lacks the irrep */
+    whole outputs;  /* channels after the gate */
+    whole gate;     /* place of the gates among the even scalars, or EVEN or ODD */
+    whole stride;   /* between the elements' matrices for the input */
+} term;
+
+enum { EVEN = -1, ODD = -2 };
+
+/* y (R, V vectors) += x (R, k) w (k, n). */
+static inline __attribute__((always_inline)) void tile(const int R, const int V, whole k,
+    const real *x, const real *w, whole n, real *y)
+{
+    vec sum[3][8];
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) sum[r][v] = *(const loose *)(y + r * n + v * LANES);
+    for (whole p = 0; p < k; p++)
+        for (int v = 0; v < V; v++) {
+            vec b = *(const loose *)(w + p * n + v * LANES);
+            for (int r = 0; r < R; r++) sum[r][v] += x[r * k + p] * b;
+        }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) *(loose *)(y + r * n + v * LANES) = sum[r][v];
+}
+
+/* y (rows, n) += x (rows, k) w (k, n). */
+static void product(whole rows, whole k, const real *x, const real *w, whole n, real *y)
+{
+    whole c = 0;
+    for (; rows == 1 && c + 8 * LANES <= n; c += 8 * LANES) tile(1, 8, k, x, w + c, n, y + c);
+    for (; c + 4 * LANES <= n; c += 4 * LANES) {
+        whole r = 0;
+        for (; r + 3 <= rows; r += 3) tile(3, 4, k, x + r * k, w + c, n, y + r * n + c);
+        for (; r + 2 <= rows; r += 2) tile(2, 4, k, x + r * k, w + c, n, y + r * n + c);
+        for (; r < rows; r++) tile(1, 4, k, x + r * k, w + c, n, y + r * n + c);
+    }
+    for (; c + LANES <= n; c += LANES) {
+        whole r = 0;
+        for (; r + 3 <= rows; r += 3) tile(3, 1, k, x + r * k, w + c, n, y + r * n + c);
+        for (; r < rows; r++) tile(1, 1, k, x + r * k, w + c, n, y + r * n + c);
+    }
+    for (; c < n; c++)
+        for (whole r = 0; r < rows; r++)
+            for (whole p = 0; p < k; p++) y[r * n + c] += x[r * k + p] * w[p * n + c];
+}
+
+/* One over the root mean square of all terms of an atom. */
+static real inverse_norm(whole i, whole n_terms, const term *terms, real *const *z, double epsilon)
+{
+    double sum = 0;
+    for (whole k = 0; k < n_terms; k++) {
+        whole size = terms[k].dim * terms[k].mul;
+        const real *own = z[k] + i * size;
+        real squares = 0;
+        for (whole c = 0; c < size; c++) squares += own[c] * own[c];
+        sum += (double)squares / size;
+    }
+    return 1 / sqrt(sum / n_terms + epsilon);
+}
+
+/* h = z times the norm's weights and root, for all terms of an atom; where each begins in h. */
+static void normalised(whole i, whole n_terms, const term *terms, const real *const *weights,
+    real *const *z, real root, real *h)
+{
+    for (whole k = 0; k < n_terms; k++) {
+        whole mul = terms[k].mul, dim = terms[k].dim;
+        const real *own = z[k] + i * dim * mul, *by = weights[4 * k + 2];
+        for (whole m = 0; m < dim; m++, h += mul, own += mul)
+            for (whole c = 0; c < mul; c++) h[c] = by ? own[c] * by[c] * root : own[c];
+    }
+}
+
+void node_forward(whole n_atoms, whole n_threads, whole n_terms, whole n_channels,
+    const term *terms, const whole *element, const real *const *weights, const real *const *m,
+    const real *const *x, const real *const *kept, double factor, double epsilon, real *const *z,
+    real *const *out, real *const *y)
+{
+#pragma omp parallel for num_threads(n_threads) schedule(static) if (n_threads > 1)
+    for (whole i = 0; i < n_atoms; i++) {
+        real h[n_channels], even[n_channels];
+        real *here = h;
+        for (whole k = 0; k < n_terms; k++) {
+            const term *t = terms + k;
+            real *own = z[k] + i * t->dim * t->mul;
+            product(t->dim, t->messages, m[k] + i * t->dim * t->messages, weights[4 * k], t->mul,
+                own);
+            if (t->inputs)
+                product(t->dim, t->inputs, x[k] + i * t->dim * t->inputs,
+                    weights[4 * k + 1] + element[i] * t->stride, t->mul, own);
+        }
+        real root = epsilon < 0 ? 1 : inverse_norm(i, n_terms, terms, z, epsilon);
+        normalised(i, n_terms, terms, weights, z, root, h);
+        for (whole k = 0; k < n_terms; here += terms[k].dim * terms[k].mul, k++)
+            if (terms[k].gate == EVEN)
+                for (whole c = 0; c < terms[k].mul; c++)
+                    even[c] = SILU * here[c] / (1 + EXP(-here[c]));
+        here = h;
+        for (whole k = 0; k < n_terms; here += terms[k].dim * terms[k].mul, k++) {
+            const term *t = terms + k;
+            const real *gate = even + t->gate;
+            real *own = out[k] + i * t->dim * t->outputs;
+            for (whole d = 0; d < t->dim; d++)
+                for (whole c = 0; c < t->outputs; c++) {
+                    real value = here[d * t->mul + c];
+                    if (t->gate == EVEN) value = even[c];
+                    else if (t->gate == ODD) value = TANH * TANH_OF(value);
+                    else value *= gate[c];
+                    own[d * t->outputs + c] = (real)factor * value;
+                }
+            if (kept[k])
+                for (whole c = 0; c < t->dim * t->outputs; c++)
+                    own[c] += kept[k][i * t->dim * t->outputs + c];
+            if (weights[4 * k + 3])
+                product(t->dim, t->outputs, own, weights[4 * k + 3], t->outputs,
+                    y[k] + i * t->dim * t->outputs);
+        }
+    }
+}
+
+/* The weights are the transposed ones. What comes by x and kept is added to. */
+void node_backward(whole n_atoms, whole n_threads, whole n_terms, whole n_channels,
+    const term *terms, const whole *element, const real *const *weights, double factor,
+    double epsilon, real *const *z, const real *const *by_out, const real *const *by_y,
+    real *const *by_m, real *const *by_x, real *const *by_kept)
+{
+#pragma omp parallel for num_threads(n_threads) schedule(static) if (n_threads > 1)
+    for (whole i = 0; i < n_atoms; i++) {
+        real h[n_channels], by_h[n_channels], by_even[n_channels], even[n_channels];
+        real by_own[n_channels];
+        real root = epsilon < 0 ? 1 : inverse_norm(i, n_terms, terms, z, epsilon);
+        normalised(i, n_terms, terms, weights, z, root, h);
+        memset(by_even, 0, sizeof(by_even));
+        real *here = h, *by_here = by_h;
+        for (whole k = 0; k < n_terms; here += terms[k].dim * terms[k].mul, k++)
+            if (terms[k].gate == EVEN)
+                for (whole c = 0; c < terms[k].mul; c++)
+                    even[c] = SILU * here[c] / (1 + EXP(-here[c]));
+        here = h;
+        for (whole k = 0; k < n_terms; k++) {
+            const term *t = terms + k;
+            whole size = t->dim * t->outputs;
+            memcpy(by_own, by_out[k] + i * size, size * sizeof(real));
+            if (weights[4 * k + 3])
+                product(t->dim, t->outputs, by_y[k] + i * size, weights[4 * k + 3], t->outputs,
+                    by_own);
+            if (by_kept[k])
+                for (whole c = 0; c < size; c++) by_kept[k][i * size + c] += by_own[c];
+            for (whole d = 0; d < t->dim; d++)
+                for (whole c = 0; c < t->outputs; c++) {
+                    real by = (real)factor * by_own[d * t->outputs + c];
+                    real value = here[d * t->mul + c];
+                    if (t->gate == EVEN) by_even[c] += by;
+                    else if (t->gate == ODD) {
+                        real tangent = TANH_OF(value);
+                        by_here[d * t->mul + c] = by * TANH * (1 - tangent * tangent);
+                    } else {
+                        by_even[t->gate + c] += by * value;
+                        by_here[d * t->mul + c] = by * even[t->gate + c];
+                    }
+                }
+            here += t->dim * t->mul;
+            by_here += t->dim * t->mul;
+        }
+        here = h, by_here = by_h;
+        for (whole k = 0; k < n_terms; k++) {
+            if (terms[k].gate == EVEN)
+                for (whole c = 0; c < terms[k].mul; c++) {
+                    real s = 1 / (1 + EXP(-here[c]));
+                    by_here[c] = by_even[c] * SILU * s * (1 + here[c] * (1 - s));
+                }
+            here += terms[k].dim * terms[k].mul;
+            by_here += terms[k].dim * terms[k].mul;
+        }
+        if (epsilon >= 0) {
+            real along = 0;
+            by_here = by_h;
+            for (whole k = 0; k < n_terms; k++) {
+                const real *by = weights[4 * k + 2], *own = z[k] + i * terms[k].dim * terms[k].mul;
+                for (whole d = 0; d < terms[k].dim; d++)
+                    for (whole c = 0; c < terms[k].mul; c++) {
+                        *by_here *= by[c];
+                        along += *by_here++ * *own++;
+                    }
+            }
+            by_here = by_h;
+            for (whole k = 0; k < n_terms; k++) {
+                whole size = terms[k].dim * terms[k].mul;
+                const real *own = z[k] + i * size;
+                real back = root * root * root * along / (n_terms * size);
+                for (whole c = 0; c < size; c++) by_here[c] = root * by_here[c] - back * own[c];
+                by_here += size;
+            }
+        }
+        by_here = by_h;
+        for (whole k = 0; k < n_terms; k++) {
+            const term *t = terms + k;
+            product(t->dim, t->mul, by_here, weights[4 * k], t->messages,
+                by_m[k] + i * t->dim * t->messages);
+            if (t->inputs)
+                product(t->dim, t->mul, by_here, weights[4 * k + 1] + element[i] * t->stride,
+                    t->inputs, by_x[k] + i * t->dim * t->inputs);
+            by_here += t->dim * t->mul;
+        }
+    }
+}
