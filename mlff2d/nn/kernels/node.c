@@ -78,50 +78,120 @@ static void normalised(whole i, whole n_terms, const term *terms, const real *co
     }
 }
 
+/* The even scalars and gates after their nonlinearity. */
+static void even_scalars(whole n_terms, const term *terms, const real *h, real *even)
+{
+    for (whole k = 0; k < n_terms; h += terms[k].dim * terms[k].mul, k++)
+        if (terms[k].gate == EVEN)
+            for (whole c = 0; c < terms[k].mul; c++) even[c] = SILU * h[c] / (1 + EXP(-h[c]));
+}
+
+/* Atoms that are treated together, so that matrices are read once for all of them. */
+enum { BLOCK = 12 };
+
 void node_forward(whole n_atoms, whole n_threads, whole n_terms, whole n_channels,
     const term *terms, const whole *element, const real *const *weights, const real *const *m,
     const real *const *x, const real *const *kept, double factor, double epsilon, real *const *z,
     real *const *out, real *const *y)
 {
 #pragma omp parallel for num_threads(n_threads) schedule(static) if (n_threads > 1)
-    for (whole i = 0; i < n_atoms; i++) {
+    for (whole first = 0; first < n_atoms; first += BLOCK) {
+        whole end = first + BLOCK < n_atoms ? first + BLOCK : n_atoms, n = end - first;
         real h[n_channels], even[n_channels];
-        real *here = h;
         for (whole k = 0; k < n_terms; k++) {
             const term *t = terms + k;
-            real *own = z[k] + i * t->dim * t->mul;
-            product(t->dim, t->messages, m[k] + i * t->dim * t->messages, weights[4 * k], t->mul,
-                own);
-            if (t->inputs)
+            product(n * t->dim, t->messages, m[k] + first * t->dim * t->messages, weights[4 * k],
+                t->mul, z[k] + first * t->dim * t->mul);
+            for (whole i = first; t->inputs && i < end; i++)
                 product(t->dim, t->inputs, x[k] + i * t->dim * t->inputs,
-                    weights[4 * k + 1] + element[i] * t->stride, t->mul, own);
+                    weights[4 * k + 1] + element[i] * t->stride, t->mul,
+                    z[k] + i * t->dim * t->mul);
         }
-        real root = epsilon < 0 ? 1 : inverse_norm(i, n_terms, terms, z, epsilon);
-        normalised(i, n_terms, terms, weights, z, root, h);
-        for (whole k = 0; k < n_terms; here += terms[k].dim * terms[k].mul, k++)
-            if (terms[k].gate == EVEN)
-                for (whole c = 0; c < terms[k].mul; c++)
-                    even[c] = SILU * here[c] / (1 + EXP(-here[c]));
-        here = h;
-        for (whole k = 0; k < n_terms; here += terms[k].dim * terms[k].mul, k++) {
-            const term *t = terms + k;
-            const real *gate = even + t->gate;
-            real *own = out[k] + i * t->dim * t->outputs;
-            for (whole d = 0; d < t->dim; d++)
-                for (whole c = 0; c < t->outputs; c++) {
-                    real value = here[d * t->mul + c];
-                    if (t->gate == EVEN) value = even[c];
-                    else if (t->gate == ODD) value = TANH * TANH_OF(value);
-                    else value *= gate[c];
-                    own[d * t->outputs + c] = (real)factor * value;
-                }
-            if (kept[k])
-                for (whole c = 0; c < t->dim * t->outputs; c++)
-                    own[c] += kept[k][i * t->dim * t->outputs + c];
+        for (whole i = first; i < end; i++) {
+            real root = epsilon < 0 ? 1 : inverse_norm(i, n_terms, terms, z, epsilon);
+            normalised(i, n_terms, terms, weights, z, root, h);
+            even_scalars(n_terms, terms, h, even);
+            const real *here = h;
+            for (whole k = 0; k < n_terms; here += terms[k].dim * terms[k].mul, k++) {
+                const term *t = terms + k;
+                whole size = t->dim * t->outputs;
+                real *own = out[k] + i * size;
+                for (whole d = 0; d < t->dim; d++)
+                    for (whole c = 0; c < t->outputs; c++) {
+                        real value = here[d * t->mul + c];
+                        if (t->gate == EVEN) value = even[c];
+                        else if (t->gate == ODD) value = TANH * TANH_OF(value);
+                        else value *= even[t->gate + c];
+                        own[d * t->outputs + c] = (real)factor * value;
+                    }
+                for (whole c = 0; kept[k] && c < size; c++) own[c] += kept[k][i * size + c];
+            }
+        }
+        for (whole k = 0; k < n_terms; k++)
             if (weights[4 * k + 3])
-                product(t->dim, t->outputs, own, weights[4 * k + 3], t->outputs,
-                    y[k] + i * t->dim * t->outputs);
-        }
+                product(n * terms[k].dim, terms[k].outputs,
+                    out[k] + first * terms[k].dim * terms[k].outputs, weights[4 * k + 3],
+                    terms[k].outputs, y[k] + first * terms[k].dim * terms[k].outputs);
+    }
+}
+
+/* From by_own, which comes by the outcome of the gate, to by_h, which comes by what goes in. */
+static void gate_backward(whole n_terms, const term *terms, double factor, const real *h,
+    const real *even, real *by_even, const real *by_own, real *by_h)
+{
+    const real *here = h;
+    real *by_here = by_h;
+    for (whole k = 0; k < n_terms; k++) {
+        const term *t = terms + k;
+        for (whole d = 0; d < t->dim; d++)
+            for (whole c = 0; c < t->outputs; c++) {
+                real by = (real)factor * by_own[d * t->outputs + c];
+                real value = here[d * t->mul + c];
+                if (t->gate == EVEN) by_even[c] += by;
+                else if (t->gate == ODD) {
+                    real tangent = TANH_OF(value);
+                    by_here[d * t->mul + c] = by * TANH * (1 - tangent * tangent);
+                } else {
+                    by_even[t->gate + c] += by * value;
+                    by_here[d * t->mul + c] = by * even[t->gate + c];
+                }
+            }
+        by_own += t->dim * t->mul;
+        here += t->dim * t->mul;
+        by_here += t->dim * t->mul;
+    }
+    here = h, by_here = by_h;
+    for (whole k = 0; k < n_terms; k++) {
+        if (terms[k].gate == EVEN)
+            for (whole c = 0; c < terms[k].mul; c++) {
+                real s = 1 / (1 + EXP(-here[c]));
+                by_here[c] = by_even[c] * SILU * s * (1 + here[c] * (1 - s));
+            }
+        here += terms[k].dim * terms[k].mul;
+        by_here += terms[k].dim * terms[k].mul;
+    }
+}
+
+/* From by_h, which comes by what goes out of the norm, to what comes by what goes in, z. */
+static void norm_backward(whole i, whole n_terms, const term *terms, const real *const *weights,
+    real *const *z, real root, real *by_h)
+{
+    real along = 0, *by_here = by_h;
+    for (whole k = 0; k < n_terms; k++) {
+        const real *by = weights[4 * k + 2], *own = z[k] + i * terms[k].dim * terms[k].mul;
+        for (whole d = 0; d < terms[k].dim; d++)
+            for (whole c = 0; c < terms[k].mul; c++) {
+                *by_here *= by[c];
+                along += *by_here++ * *own++;
+            }
+    }
+    by_here = by_h;
+    for (whole k = 0; k < n_terms; k++) {
+        whole size = terms[k].dim * terms[k].mul;
+        const real *own = z[k] + i * size;
+        real back = root * root * root * along / (n_terms * size);
+        for (whole c = 0; c < size; c++) by_here[c] = root * by_here[c] - back * own[c];
+        by_here += size;
     }
 }
 
@@ -132,82 +202,48 @@ void node_backward(whole n_atoms, whole n_threads, whole n_terms, whole n_channe
     real *const *by_m, real *const *by_x, real *const *by_kept)
 {
 #pragma omp parallel for num_threads(n_threads) schedule(static) if (n_threads > 1)
-    for (whole i = 0; i < n_atoms; i++) {
-        real h[n_channels], by_h[n_channels], by_even[n_channels], even[n_channels];
-        real by_own[n_channels];
-        real root = epsilon < 0 ? 1 : inverse_norm(i, n_terms, terms, z, epsilon);
-        normalised(i, n_terms, terms, weights, z, root, h);
-        memset(by_even, 0, sizeof(by_even));
-        real *here = h, *by_here = by_h;
-        for (whole k = 0; k < n_terms; here += terms[k].dim * terms[k].mul, k++)
-            if (terms[k].gate == EVEN)
-                for (whole c = 0; c < terms[k].mul; c++)
-                    even[c] = SILU * here[c] / (1 + EXP(-here[c]));
-        here = h;
-        for (whole k = 0; k < n_terms; k++) {
+    for (whole first = 0; first < n_atoms; first += BLOCK) {
+        whole end = first + BLOCK < n_atoms ? first + BLOCK : n_atoms, n = end - first;
+        real h[n_channels], even[n_channels], by_even[n_channels], own[n_channels];
+        real by_h[n_channels], by_own[BLOCK * n_channels], by_z[BLOCK * n_channels];
+        real *here = by_own;
+        for (whole k = 0; k < n_terms; here += n * terms[k].dim * terms[k].mul, k++) {
             const term *t = terms + k;
             whole size = t->dim * t->outputs;
-            memcpy(by_own, by_out[k] + i * size, size * sizeof(real));
+            memcpy(here, by_out[k] + first * size, n * size * sizeof(real));
             if (weights[4 * k + 3])
-                product(t->dim, t->outputs, by_y[k] + i * size, weights[4 * k + 3], t->outputs,
-                    by_own);
-            if (by_kept[k])
-                for (whole c = 0; c < size; c++) by_kept[k][i * size + c] += by_own[c];
-            for (whole d = 0; d < t->dim; d++)
-                for (whole c = 0; c < t->outputs; c++) {
-                    real by = (real)factor * by_own[d * t->outputs + c];
-                    real value = here[d * t->mul + c];
-                    if (t->gate == EVEN) by_even[c] += by;
-                    else if (t->gate == ODD) {
-                        real tangent = TANH_OF(value);
-                        by_here[d * t->mul + c] = by * TANH * (1 - tangent * tangent);
-                    } else {
-                        by_even[t->gate + c] += by * value;
-                        by_here[d * t->mul + c] = by * even[t->gate + c];
-                    }
-                }
-            here += t->dim * t->mul;
-            by_here += t->dim * t->mul;
+                product(n * t->dim, t->outputs, by_y[k] + first * size, weights[4 * k + 3],
+                    t->outputs, here);
+            for (whole c = 0; by_kept[k] && c < n * size; c++)
+                by_kept[k][first * size + c] += here[c];
         }
-        here = h, by_here = by_h;
-        for (whole k = 0; k < n_terms; k++) {
-            if (terms[k].gate == EVEN)
-                for (whole c = 0; c < terms[k].mul; c++) {
-                    real s = 1 / (1 + EXP(-here[c]));
-                    by_here[c] = by_even[c] * SILU * s * (1 + here[c] * (1 - s));
-                }
-            here += terms[k].dim * terms[k].mul;
-            by_here += terms[k].dim * terms[k].mul;
-        }
-        if (epsilon >= 0) {
-            real along = 0;
-            by_here = by_h;
-            for (whole k = 0; k < n_terms; k++) {
-                const real *by = weights[4 * k + 2], *own = z[k] + i * terms[k].dim * terms[k].mul;
-                for (whole d = 0; d < terms[k].dim; d++)
-                    for (whole c = 0; c < terms[k].mul; c++) {
-                        *by_here *= by[c];
-                        along += *by_here++ * *own++;
-                    }
+        for (whole i = first; i < end; i++) {
+            real root = epsilon < 0 ? 1 : inverse_norm(i, n_terms, terms, z, epsilon);
+            normalised(i, n_terms, terms, weights, z, root, h);
+            even_scalars(n_terms, terms, h, even);
+            memset(by_even, 0, sizeof(by_even));
+            whole begin = 0;
+            for (whole k = 0; k < n_terms; begin += terms[k].dim * terms[k].mul, k++) {
+                whole size = terms[k].dim * terms[k].outputs;
+                memcpy(own + begin, by_own + n * begin + (i - first) * size, size * sizeof(real));
             }
-            by_here = by_h;
-            for (whole k = 0; k < n_terms; k++) {
+            gate_backward(n_terms, terms, factor, h, even, by_even, own, by_h);
+            if (epsilon >= 0) norm_backward(i, n_terms, terms, weights, z, root, by_h);
+            begin = 0;
+            for (whole k = 0; k < n_terms; begin += terms[k].dim * terms[k].mul, k++) {
                 whole size = terms[k].dim * terms[k].mul;
-                const real *own = z[k] + i * size;
-                real back = root * root * root * along / (n_terms * size);
-                for (whole c = 0; c < size; c++) by_here[c] = root * by_here[c] - back * own[c];
-                by_here += size;
+                memcpy(by_z + n * begin + (i - first) * size, by_h + begin, size * sizeof(real));
             }
         }
-        by_here = by_h;
-        for (whole k = 0; k < n_terms; k++) {
+        here = by_z;
+        for (whole k = 0; k < n_terms; here += n * terms[k].dim * terms[k].mul, k++) {
             const term *t = terms + k;
-            product(t->dim, t->mul, by_here, weights[4 * k], t->messages,
-                by_m[k] + i * t->dim * t->messages);
-            if (t->inputs)
-                product(t->dim, t->mul, by_here, weights[4 * k + 1] + element[i] * t->stride,
-                    t->inputs, by_x[k] + i * t->dim * t->inputs);
-            by_here += t->dim * t->mul;
+            product(n * t->dim, t->mul, here, weights[4 * k], t->messages,
+                by_m[k] + first * t->dim * t->messages);
+            for (whole i = first; t->inputs && i < end; i++)
+                product(t->dim, t->mul, here + (i - first) * t->dim * t->mul,
+                    weights[4 * k + 1] + element[i] * t->stride, t->inputs,
+                    by_x[k] + i * t->dim * t->inputs);
         }
     }
 }
