@@ -122,7 +122,7 @@ def test_no_cycles() -> None:
 def test_only_the_potential_differentiates() -> None:
     users = [n for n, path in MODULES.items() if "autograd.grad(" in path.read_text()]
     # Compiled code hands second derivatives on to torch.
-    assert users == ["mlff2d.nn.kernels.sums", "mlff2d.potential"]
+    assert users == ["mlff2d.nn.kernels.node", "mlff2d.potential"]
 
 
 def test_nothing_imports_rooms_by_their_folder_name() -> None:
