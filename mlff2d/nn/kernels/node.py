@@ -130,9 +130,14 @@ class NodeLayer:
             -1.0 if norm is None else norm.epsilon,
         )
 
+    def addresses(self) -> tuple[Any, Any]:
+        """Where `forward` and `backward` are, for C."""
+        return pointers(self.forward), pointers(self.backward)
+
     def __call__(
         self,
         library: ctypes.CDLL,
+        weights: tuple[Any, Any],
         messages: list[Tensor],
         x: list[Tensor],
         element: Tensor,
@@ -144,6 +149,8 @@ class NodeLayer:
         ----------
         library
             Of `SOURCE`.
+        weights
+            What `addresses` gives.
         messages, x : lists of (N, 2l+1, C)
             Sums over neighbours, and the layer's input.
         element : (N,) int64
@@ -151,7 +158,7 @@ class NodeLayer:
         update
             The same of messages and input by operations of torch, for second derivatives.
         """
-        found = _Node.apply(self, library, element, update, len(messages), *messages, *x)
+        found = _Node.apply(self, library, weights, element, update, len(messages), *messages, *x)
         n_terms = len(self.shapes)
         return list(found[:n_terms]), list(found[n_terms:])
 
@@ -162,6 +169,7 @@ class _Node(torch.autograd.Function):
         ctx: Any,
         node: NodeLayer,
         library: ctypes.CDLL,
+        weights: tuple[Any, Any],
         element: Tensor,
         update: Update,
         n_messages: int,
@@ -169,12 +177,12 @@ class _Node(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         inputs = tuple(part.contiguous() for part in inputs)
         messages, x = inputs[:n_messages], inputs[n_messages:]
-        n_atoms, like = len(element), inputs[0]
+        n_atoms, like = element.shape[0], inputs[0]
         z = [like.new_zeros(n_atoms, dim, mul) for dim, mul, _ in node.shapes]
         out = [like.new_empty(n_atoms, dim, mul) for dim, _, mul in node.shapes]
         y = [torch.zeros_like(o) for o in out] if node.forward[3] is not None else []
         library.node_forward(
-            *_common(node, element, node.forward),
+            *_common(node, element, weights[0]),
             pointers(messages),
             pointers([None if k is None else x[k] for k in node.connections]),
             pointers([None if k is None else x[k] for k in node.kept]),
@@ -184,17 +192,17 @@ class _Node(torch.autograd.Function):
             pointers(out),
             pointers(y or [None] * len(out)),
         )
-        ctx.parts = node, library, update, n_messages
+        ctx.parts = node, library, weights, update, n_messages
         ctx.save_for_backward(element, *z, *inputs)
         return *out, *y
 
     @staticmethod
     def backward(ctx: Any, *by: Tensor) -> Any:
-        node, library, update, n_messages = ctx.parts
+        node, library, weights, update, n_messages = ctx.parts
         n_terms = len(node.shapes)
         element, *saved = ctx.saved_tensors
         z, inputs = saved[:n_terms], saved[n_terms:]
-        none = None, None, None, None, None
+        none = None, None, None, None, None, None
         if torch.is_grad_enabled():  # a second derivative will be asked for
 
             def eager(inputs: list[Tensor]) -> list[Tensor]:
@@ -206,7 +214,7 @@ class _Node(torch.autograd.Function):
         gradients = [torch.zeros_like(part) for part in inputs]
         by_x = gradients[n_messages:]
         library.node_backward(
-            *_common(node, element, node.backward),
+            *_common(node, element, weights[1]),
             ctypes.c_double(node.factor),
             ctypes.c_double(node.epsilon),
             pointers(z),
@@ -219,8 +227,8 @@ class _Node(torch.autograd.Function):
         return *none, *gradients
 
 
-def _common(node: NodeLayer, element: Tensor, weights: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    n_atoms, n_threads = len(element), torch.get_num_threads()
+def _common(node: NodeLayer, element: Tensor, weights: Any) -> tuple[Any, ...]:
+    n_atoms, n_threads = element.shape[0], torch.get_num_threads()
     return (
         ctypes.c_int64(n_atoms),
         ctypes.c_int64(max(1, min(n_threads, n_atoms // _ATOMS_PER_THREAD))),
@@ -228,7 +236,7 @@ def _common(node: NodeLayer, element: Tensor, weights: Sequence[Tensor | None]) 
         ctypes.c_int64(sum(dim * mul for dim, mul, _ in node.shapes)),
         pointer(node.terms),
         pointer(element),
-        pointers(weights),
+        weights,
     )
 
 

@@ -80,6 +80,7 @@ class CompiledSums:
         self._mark = _mark(parameters)
         self._versions: list[int] | None = None
         self._library: ctypes.CDLL | None = None
+        self._addresses: list[tuple[Any, Any]] | None = None
 
     @classmethod
     def of(
@@ -148,7 +149,7 @@ class CompiledSums:
         return self._layers[0].table is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_library": None, "_versions": None}
+        return self.__dict__ | {"_library": None, "_versions": None, "_addresses": None}
 
     def bind(self, graph: Graph, edge_vec: Tensor) -> BoundSums | None:
         """The sums over the edges of a graph, with vectors (E, 3); None where not made for it."""
@@ -198,12 +199,12 @@ class BoundSums:
     @property
     def n_atoms(self) -> int:
         """N."""
-        return len(self.first) - 1
+        return self.first.shape[0] - 1
 
     @property
     def n_threads(self) -> int:
         """Threads worth starting."""
-        return max(1, min(torch.get_num_threads(), len(self.neighbour) // _EDGES_PER_THREAD))
+        return max(1, min(torch.get_num_threads(), self.neighbour.shape[0] // _EDGES_PER_THREAD))
 
     def sum(
         self, layer: int, x: list[Tensor], weights: Tensor | None, eager: Eager
@@ -228,7 +229,10 @@ class BoundSums:
         self, layer: int, messages: list[Tensor], x: list[Tensor], element: Tensor, update: Update
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What becomes of the messages of a layer; see `NodeLayer`."""
-        return self.sums._nodes[layer](self.library, messages, x, element, update)
+        if self.sums._addresses is None:
+            self.sums._addresses = [node.addresses() for node in self.sums._nodes]
+        weights = self.sums._addresses[layer]
+        return self.sums._nodes[layer](self.library, weights, messages, x, element, update)
 
     def run(self, name: str, n_threads: int, radial: Tensor, scale: float, *rest: Any) -> None:
         """Call one of the functions of `mlff2d.nn.kernels.source.library`."""
