@@ -8,7 +8,7 @@ graph neural networks for data-efficient and accurate interatomic potentials", N
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from itertools import zip_longest
 from typing import ClassVar, cast
@@ -32,12 +32,11 @@ from mlff2d.nn.equivariant import (
     alike,
 )
 from mlff2d.nn.irreps import SCALAR, irreps_set
+from mlff2d.nn.kernels.layers import features
 from mlff2d.nn.kernels.node import Connection, NodeLayer
-from mlff2d.nn.kernels.sums import BoundSums, CompiledSums
+from mlff2d.nn.kernels.sums import CompiledSums
 from mlff2d.nn.mlp import MLP
 from mlff2d.nn.tensor_product import NeighbourTensorProduct
-
-Features = list[Tensor]
 
 
 class NequIP(EnergyModel):
@@ -85,72 +84,37 @@ class NequIP(EnergyModel):
 
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Scalars that the last layer leaves: (E, 3) edge vectors in Å -> (N, F)."""
-        element = self.element_index(graph.z)
-        embedding = self.embedding.index_select(0, element)
-        x = [embedding.unsqueeze(1)]
         compiled = None if self.compiled is None else self.compiled.bind(graph, edge_vec)
-        messages = self._messages(graph, edge_vec, compiled)
-        y = cast(InteractionLayer, self.layers[0]).linear_in(x)
-        for k in range(len(self.layers)):
-            update = partial(self._update, k, element, embedding)
-            if compiled is None:
-                x, y = update(messages(k, y), x)
-            else:
-                x, y = compiled.update(k, messages(k, y), x, element, update)
-        return x[0].squeeze(1)
-
-    def _update(
-        self, k: int, element: Tensor, embedding: Tensor, messages: Features, x: Features
-    ) -> tuple[Features, Features]:
-        """What a layer leaves, and what the next one has its neighbours' messages made of."""
-        x = self.layers[k](messages, x, element, embedding)
-        if k + 1 == len(self.layers):
-            return x, []
-        return x, cast(InteractionLayer, self.layers[k + 1]).linear_in(x)
-
-    def _messages(
-        self, graph: Graph, edge_vec: Tensor, compiled: BoundSums | None
-    ) -> Callable[[int, Features], Features]:
-        """What a layer, given its number, has its features summed over neighbours by."""
         if compiled is None:
-            edges = self._edges(edge_vec)
-            return lambda k, x: self._eager(k, x, edges, graph)
-        radial = None
+            return self._by_torch(graph, edge_vec)
+        element = self.element_index(graph.z)
+        x = self.embedding.index_select(0, element)
+        (y,) = self._layers()[0].linear_in([x.unsqueeze(1)])
+        weights = []
         if not compiled.tabulated:
             radial = self.basis(torch.linalg.vector_norm(edge_vec, dim=1))
+            weights = [layer.radial(radial) for layer in self._layers()]
+        return features(compiled, element, x, y, weights, partial(self._by_torch, graph))
 
-        def fast(k: int, x: Features) -> Features:
-            layer = cast(InteractionLayer, self.layers[k])
-            weights = None if radial is None else layer.radial(radial)
-
-            def eager(edge_vec: Tensor, weights: Tensor | None, x: Features) -> Features:
-                return self._eager(k, x, self._edges(edge_vec), graph, weights)
-
-            return compiled.sum(k, x, weights, eager)
-
-        return fast
-
-    def _edges(self, edge_vec: Tensor) -> tuple[Tensor, Tensor]:
-        """(E, (l_max + 1)^2) harmonics and (E, n_bessel) radial functions, zero at the cutoff."""
+    def _by_torch(self, graph: Graph, edge_vec: Tensor, weights: Sequence[Tensor] = ()) -> Tensor:
+        """The same, with (E, W) radial weights of each layer where they are known."""
+        element = self.element_index(graph.z)
         r = torch.linalg.vector_norm(edge_vec, dim=1)
-        return self.harmonics(edge_vec / r.unsqueeze(1)), self.basis(r)
+        harmonics = self.harmonics(edge_vec / r.unsqueeze(1))
+        radial = self.basis(r)
+        embedding = self.embedding.index_select(0, element)
+        x = [embedding.unsqueeze(1)]
+        for k, layer in enumerate(self._layers()):
+            own = weights[k] if weights else layer.radial(radial)
+            x = layer(x, element, embedding, harmonics, own, graph.edge_index)
+        return x[0].squeeze(1)
 
-    def _eager(
-        self,
-        k: int,
-        x: Features,
-        edges: tuple[Tensor, Tensor],
-        graph: Graph,
-        weights: Tensor | None = None,
-    ) -> Features:
-        layer = cast(InteractionLayer, self.layers[k])
-        harmonics, radial = edges
-        weights = layer.radial(radial) if weights is None else weights
-        return layer.product(x, harmonics, weights, graph.edge_index)
+    def _layers(self) -> list[InteractionLayer]:
+        return [cast(InteractionLayer, layer) for layer in self.layers]
 
     def compile_sums(self) -> None:
         """See `EnergyModel`."""
-        layers = [cast(InteractionLayer, layer) for layer in self.layers]
+        layers = self._layers()
         self.compiled = CompiledSums.of(
             [layer.product for layer in layers],
             [nn.Sequential(self.basis, layer.radial) for layer in layers],
@@ -208,20 +172,29 @@ class InteractionLayer(nn.Module):
         self.sources = [present.get(ir) for _, ir in irreps_out]
 
     def forward(
-        self, messages: Features, x: Features, element: Tensor, embedding: Tensor
-    ) -> Features:
+        self,
+        x: list[Tensor],
+        element: Tensor,
+        embedding: Tensor,
+        harmonics: Tensor,
+        weights: Tensor,
+        edge_index: Tensor,
+    ) -> list[Tensor]:
         """List of (N, 2l+1, C) features -> the next.
 
         Parameters
         ----------
-        messages : list of (N, 2l+1, C)
-            `product` of what `linear_in` makes of x, summed over neighbours.
         x : list of (N, 2l+1, C)
         element : (N,)
             Row numbers of the elements.
         embedding : (N, embedding_channels)
             Learnt vectors of the elements.
+        harmonics : (E, (l_max + 1)^2)
+        weights : (E, n_weights)
+            What `radial` makes of radial functions that are zero at the cutoff, with their slope.
+        edge_index : (2, E)
         """
+        messages = self.product(self.linear_in(x), harmonics, weights, edge_index)
         new = self.linear_out([m * self.message_scale for m in messages])
         if self.self_connection is not None:
             kept = self.self_connection(x, element, embedding)

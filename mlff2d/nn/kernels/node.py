@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,6 @@ from mlff2d.nn.equivariant import Gate, IrrepsLinear, RMSNorm
 SOURCE = (Path(__file__).parent / "node.c").read_text(encoding="utf-8")
 
 _EVEN, _ODD = -1, -2
-_ATOMS_PER_THREAD = 50
-"""Below, starting a thread costs more than it saves."""
-
-Update = Callable[[list[Tensor], list[Tensor]], tuple[list[Tensor], list[Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -130,114 +127,28 @@ class NodeLayer:
             -1.0 if norm is None else norm.epsilon,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: own for key, own in self.__dict__.items() if key != "addresses"}
+
+    @cached_property
     def addresses(self) -> tuple[Any, Any]:
-        """Where `forward` and `backward` are, for C."""
+        """Where `forward` and `backward` are, for C; of a copy, elsewhere."""
         return pointers(self.forward), pointers(self.backward)
 
-    def __call__(
-        self,
-        library: ctypes.CDLL,
-        weights: tuple[Any, Any],
-        messages: list[Tensor],
-        x: list[Tensor],
-        element: Tensor,
-        update: Update,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Features (N, 2l+1, C) after the layer, and what the next one sums.
+    @property
+    def n_before(self) -> int:
+        """Numbers of an atom before the gate."""
+        return sum(dim * mul for dim, mul, _ in self.shapes)
 
-        Parameters
-        ----------
-        library
-            Of `SOURCE`.
-        weights
-            What `addresses` gives.
-        messages, x : lists of (N, 2l+1, C)
-            Sums over neighbours, and the layer's input.
-        element : (N,) int64
-            Row numbers of the elements.
-        update
-            The same of messages and input by operations of torch, for second derivatives.
-        """
-        found = _Node.apply(self, library, weights, element, update, len(messages), *messages, *x)
-        n_terms = len(self.shapes)
-        return list(found[:n_terms]), list(found[n_terms:])
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of an atom in each term of the outcome."""
+        return [dim * mul for dim, _, mul in self.shapes]
 
-
-class _Node(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        node: NodeLayer,
-        library: ctypes.CDLL,
-        weights: tuple[Any, Any],
-        element: Tensor,
-        update: Update,
-        n_messages: int,
-        *inputs: Tensor,
-    ) -> tuple[Tensor, ...]:
-        inputs = tuple(part.contiguous() for part in inputs)
-        messages, x = inputs[:n_messages], inputs[n_messages:]
-        n_atoms, like = element.shape[0], inputs[0]
-        z = [like.new_zeros(n_atoms, dim, mul) for dim, mul, _ in node.shapes]
-        out = [like.new_empty(n_atoms, dim, mul) for dim, _, mul in node.shapes]
-        y = [torch.zeros_like(o) for o in out] if node.forward[3] is not None else []
-        library.node_forward(
-            *_common(node, element, weights[0]),
-            pointers(messages),
-            pointers([None if k is None else x[k] for k in node.connections]),
-            pointers([None if k is None else x[k] for k in node.kept]),
-            ctypes.c_double(node.factor),
-            ctypes.c_double(node.epsilon),
-            pointers(z),
-            pointers(out),
-            pointers(y or [None] * len(out)),
-        )
-        ctx.parts = node, library, weights, update, n_messages
-        ctx.save_for_backward(element, *z, *inputs)
-        return *out, *y
-
-    @staticmethod
-    def backward(ctx: Any, *by: Tensor) -> Any:
-        node, library, weights, update, n_messages = ctx.parts
-        n_terms = len(node.shapes)
-        element, *saved = ctx.saved_tensors
-        z, inputs = saved[:n_terms], saved[n_terms:]
-        none = None, None, None, None, None, None
-        if torch.is_grad_enabled():  # a second derivative will be asked for
-
-            def eager(inputs: list[Tensor]) -> list[Tensor]:
-                out, y = update(inputs[:n_messages], inputs[n_messages:])
-                return [*out, *y]
-
-            return *none, *differentiable(eager, inputs, by)
-        by = tuple(part.contiguous() for part in by)
-        gradients = [torch.zeros_like(part) for part in inputs]
-        by_x = gradients[n_messages:]
-        library.node_backward(
-            *_common(node, element, weights[1]),
-            ctypes.c_double(node.factor),
-            ctypes.c_double(node.epsilon),
-            pointers(z),
-            pointers(by[:n_terms]),
-            pointers(by[n_terms:] or [None] * n_terms),
-            pointers(gradients[:n_messages]),
-            pointers([None if k is None else by_x[k] for k in node.connections]),
-            pointers([None if k is None else by_x[k] for k in node.kept]),
-        )
-        return *none, *gradients
-
-
-def _common(node: NodeLayer, element: Tensor, weights: Any) -> tuple[Any, ...]:
-    n_atoms, n_threads = element.shape[0], torch.get_num_threads()
-    return (
-        ctypes.c_int64(n_atoms),
-        ctypes.c_int64(max(1, min(n_threads, n_atoms // _ATOMS_PER_THREAD))),
-        ctypes.c_int64(len(node.shapes)),
-        ctypes.c_int64(sum(dim * mul for dim, mul, _ in node.shapes)),
-        pointer(node.terms),
-        pointer(element),
-        weights,
-    )
+    @property
+    def is_last(self) -> bool:
+        """Whether no layer follows."""
+        return self.forward[3] is None
 
 
 def differentiable(

@@ -115,7 +115,8 @@ def library(parts: list[str], real: str) -> str:
     Both functions take the atoms, threads, edges (where those of each atom begin, and their
     neighbours), edge vectors, radial weights (W for each edge, or a table and its scale), the
     cutoff, and the input; the first then the output; the second the gradient by the output, that
-    by edge vectors, by radial weights, and by the input, one for each thread, to which is added.
+    by edge vectors, to which is added, by radial weights, and by the input, one for each thread,
+    to which is added too.
     """
     f = "f" if real == "float" else ""
     names = f"typedef {real} real;\n#define EXP exp{f}\n#define TANH_OF tanh{f}"
@@ -129,6 +130,7 @@ class _Kernel:
         exact = torch.empty(0, dtype=torch.float64)
         raising = SphericalHarmonics(self.l_max).couplings
         self.harmonics = [_nonzero(coupling(exact)) for coupling in raising]
+        self.inputs = [term.dim for term in product.irreps_in]
         self.outs = [(ir.dim, mul) for mul, ir in product.irreps_out]
         position = {ir: k for k, (_, ir) in enumerate(product.irreps_out)}
         filled = [0] * len(self.outs)
@@ -167,7 +169,7 @@ void {self.name}_forward(whole n_atoms, whole n_threads, const whole *first,
         yield "        }\n    }\n}"
 
     def backward(self) -> Iterator[str]:
-        size = " + ".join(f"{g.dim * g.mul}" for g in self.groups)
+        size = sum(self.inputs)
         yield f"""\
 void {self.name}_backward(whole n_atoms, whole n_threads, const whole *first,
     const whole *neighbour, const real *vectors, const real *radial, double scale, double cutoff,
@@ -187,12 +189,11 @@ void {self.name}_backward(whole n_atoms, whole n_threads, const whole *first,
             yield f"            vec gy{m}_ = {{0}}; real gy{m} = 0;"
         if self.table:
             yield "            vec gr_ = {0}; real gr = 0;"
-        before = 0
         for group in self.groups:
+            before = sum(self.inputs[: group.source])
             start = f"of_thread + n_atoms * {before} + j * {group.dim * group.mul}"
             yield f"            real *gx{group.source} = {start};"
             yield from _loops(group.mul, partial(self._derive, group))
-            before += group.dim * group.mul
         for m in range(1, n_harmonics):
             yield f"            gy{m} += total(gy{m}_);"
         yield from self._to_vectors()
@@ -317,7 +318,7 @@ void {self.name}_backward(whole n_atoms, whole n_threads, const whole *first,
         radial = " + (gr + total(gr_)) * u{0}" if self.table else ""
         for k, axis in enumerate("xyz"):
             transverse = f"(gu{axis} - along * u{axis}) * inverse"
-            yield f"            by_vectors[3 * e + {k}] = {transverse}{radial.format(axis)};"
+            yield f"            by_vectors[3 * e + {k}] += {transverse}{radial.format(axis)};"
 
 
 class _Type:

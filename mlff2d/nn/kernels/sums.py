@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mlff2d.graph import Graph
 from mlff2d.nn.kernels.compiler import CompilerError, load_library
-from mlff2d.nn.kernels.node import SOURCE, NodeLayer, Update, differentiable, pointer, pointers
+from mlff2d.nn.kernels.node import SOURCE, NodeLayer, differentiable, pointer, pointers
 from mlff2d.nn.kernels.source import functions, library
 from mlff2d.nn.kernels.table import RadialTable, RadialWeights, radial_table
 from mlff2d.nn.tensor_product import NeighbourTensorProduct
@@ -31,15 +31,15 @@ Eager = Callable[[Tensor, Tensor | None, list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class _Layer:
+class SumLayer:
     """The sum of one tensor product.
 
     Attributes
     ----------
     name
         Of its functions.
-    sources, sizes
-        Input terms that are used, and their (2l + 1) C.
+    inputs
+        (2l + 1) C of all input terms.
     shapes
         (2l + 1, C) of the output terms.
     table
@@ -47,8 +47,7 @@ class _Layer:
     """
 
     name: str
-    sources: list[int]
-    sizes: list[int]
+    inputs: list[int]
     shapes: list[tuple[int, int]]
     table: RadialTable | None
 
@@ -65,22 +64,21 @@ class CompiledSums:
     def __init__(
         self,
         text: str,
-        layers: list[_Layer],
+        layers: list[SumLayer],
         nodes: list[NodeLayer],
         parameters: list[Tensor],
         cutoff: float,
         dtype: torch.dtype,
     ) -> None:
         self._text = text
-        self._layers = layers
-        self._nodes = nodes
+        self.layers = layers
+        self.nodes = nodes
         self._parameters = parameters
         self._cutoff = cutoff
         self._dtype = dtype
         self._mark = _mark(parameters)
         self._versions: list[int] | None = None
         self._library: ctypes.CDLL | None = None
-        self._addresses: list[tuple[Any, Any]] | None = None
 
     @classmethod
     def of(
@@ -127,12 +125,10 @@ class CompiledSums:
         texts: dict[str, str] = {}
         for product, table in zip(products, tables, strict=True):
             body = functions(product, "NAME", tabulated)
-            sources = [group[0].source for group in product.groups]
             layers.append(
-                _Layer(
+                SumLayer(
                     name=texts.setdefault(body, f"sum{len(texts)}"),
-                    sources=sources,
-                    sizes=[product.irreps_in[k].dim for k in sources],
+                    inputs=[term.dim for term in product.irreps_in],
                     shapes=[(ir.dim, mul) for mul, ir in product.irreps_out],
                     table=table if tabulated else None,
                 )
@@ -146,10 +142,10 @@ class CompiledSums:
     @property
     def tabulated(self) -> bool:
         """Whether radial weights come from tables."""
-        return self._layers[0].table is not None
+        return self.layers[0].table is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_library": None, "_versions": None, "_addresses": None}
+        return self.__dict__ | {"_library": None, "_versions": None}
 
     def bind(self, graph: Graph, edge_vec: Tensor) -> BoundSums | None:
         """The sums over the edges of a graph, with vectors (E, 3); None where not made for it."""
@@ -223,16 +219,7 @@ class BoundSums:
             The same from edge vectors, weights and features by operations of torch, for second
             derivatives.
         """
-        return list(_Sum.apply(self, self.sums._layers[layer], eager, self.edge_vec, weights, *x))
-
-    def update(
-        self, layer: int, messages: list[Tensor], x: list[Tensor], element: Tensor, update: Update
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """What becomes of the messages of a layer; see `NodeLayer`."""
-        if self.sums._addresses is None:
-            self.sums._addresses = [node.addresses() for node in self.sums._nodes]
-        weights = self.sums._addresses[layer]
-        return self.sums._nodes[layer](self.library, weights, messages, x, element, update)
+        return list(_Sum.apply(self, self.sums.layers[layer], eager, self.edge_vec, weights, *x))
 
     def run(self, name: str, n_threads: int, radial: Tensor, scale: float, *rest: Any) -> None:
         """Call one of the functions of `mlff2d.nn.kernels.source.library`."""
@@ -254,7 +241,7 @@ class _Sum(torch.autograd.Function):
     def forward(
         ctx: Any,
         bound: BoundSums,
-        layer: _Layer,
+        layer: SumLayer,
         eager: Eager,
         edge_vec: Tensor,
         weights: Tensor | None,
@@ -265,7 +252,7 @@ class _Sum(torch.autograd.Function):
         x = tuple(part.contiguous() for part in x)
         ctx.save_for_backward(edge_vec, weights, *x)
         out = [edge_vec.new_zeros(bound.n_atoms, *shape) for shape in layer.shapes]
-        radial = _radial(layer, weights)
+        radial = radial_of(layer, weights)
         bound.run(f"{layer.name}_forward", bound.n_threads, *radial, pointers(x), pointers(out))
         return tuple(out)
 
@@ -284,11 +271,11 @@ class _Sum(torch.autograd.Function):
         by_edge_vec = torch.zeros_like(edge_vec)
         by_weights = None if weights is None else torch.zeros_like(weights)
         n_threads = bound.n_threads
-        by_x = edge_vec.new_zeros(n_threads, bound.n_atoms * sum(layer.sizes))
+        by_x = edge_vec.new_zeros(n_threads, bound.n_atoms * sum(layer.inputs))
         bound.run(
             f"{layer.name}_backward",
             n_threads,
-            *_radial(layer, weights),
+            *radial_of(layer, weights),
             pointers(x),
             pointers(by_out),
             pointer(by_edge_vec),
@@ -296,14 +283,12 @@ class _Sum(torch.autograd.Function):
             pointer(by_x),
         )
         total = by_x[0] if n_threads == 1 else by_x.sum(0)
-        gradients = [None] * len(x)
-        parts = total.split([bound.n_atoms * size for size in layer.sizes])
-        for k, part in zip(layer.sources, parts, strict=True):
-            gradients[k] = part.view_as(x[k])
+        parts = total.split([bound.n_atoms * size for size in layer.inputs])
+        gradients = [part.view_as(own) for part, own in zip(parts, x, strict=True)]
         return None, None, None, by_edge_vec, by_weights, *gradients
 
 
-def _radial(layer: _Layer, weights: Tensor | None) -> tuple[Tensor, float]:
+def radial_of(layer: SumLayer, weights: Tensor | None) -> tuple[Tensor, float]:
     """Radial weights as the functions take them: a table and its scale, or those of each edge."""
     if layer.table is not None:
         return layer.table.cells, layer.table.scale
