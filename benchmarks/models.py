@@ -1,6 +1,6 @@
 """Size and speed of every architecture at its default settings: the table of docs/models.md.
 
-    python -m benchmarks.models [--threads 2] [--repeats 15]
+    python -m benchmarks.models [--threads 2] [--repeats 15] [--compile no]
 
 Milliseconds for energy, forces and stress of a MoS2 monolayer of 3, 12 and 75 atoms through the
 calculator, float32, on the CPU: medians over runs in which the models take turns. The atoms move
@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.build import mx2
 
 from mlff2d import MLFF2DCalculator
+from mlff2d.compiled import CHOICES
 from mlff2d.models import REGISTRY, build_model
 from mlff2d.potential import Potential
 
@@ -32,12 +33,12 @@ def monolayer(n_atoms: int) -> Atoms:
     return atoms
 
 
-def calculator(name: str) -> MLFF2DCalculator:
+def calculator(name: str, compile: str = "auto") -> MLFF2DCalculator:
     """A model at its default settings, with random weights."""
     torch.manual_seed(0)
     model = build_model(name, {})
     potential = Potential(model, dict.fromkeys(model.config.elements, 0.0), zbl=True)
-    return MLFF2DCalculator(potential)
+    return MLFF2DCalculator(potential, compile=compile)
 
 
 def milliseconds(calculators: Sequence[MLFF2DCalculator], n_atoms: int, repeats: int) -> np.ndarray:
@@ -60,10 +61,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--compile", choices=CHOICES, default="auto")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     names = sorted(REGISTRY)
-    calculators = [calculator(name) for name in names]
+    calculators = [calculator(name, args.compile) for name in names]
     columns = [milliseconds(calculators, n, args.repeats) for n in SIZES]
     print("| model | parameters | " + " | ".join(f"ms, {n} atoms" for n in SIZES) + " |")
     print("| --- | --- |" + " --- |" * len(SIZES))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
 
@@ -186,6 +187,31 @@ def test_edges_in_any_order_are_left_to_torch() -> None:
 
 
 @pytest.mark.parametrize("variant", COMPILED)
+def test_nothing_is_read_that_is_not_there(variant: str) -> None:
+    by_c = potential(variant, torch.float32)
+    use_compiled_code(by_c, "yes")
+    graph = structures()
+    index = graph.edge_index.clone()
+    index[1, 5] = 10**9
+    with pytest.raises(IndexError, match="out of"):
+        by_c(Graph(**{**graph.__dict__, "edge_index": index}))
+    lost = graph.pos.clone()
+    lost[0] = torch.nan
+    found = by_c(Graph(**{**graph.__dict__, "pos": lost}))
+    assert found.energy.isnan().tolist() == [True, False, False]
+    assert found.forces[0].isnan().all()
+
+
+def test_autocast_is_left_to_torch() -> None:
+    by_torch = potential("nequip", torch.float32)
+    by_torch.model.autocast = torch.bfloat16
+    by_c = deepcopy(by_torch)
+    use_compiled_code(by_c)
+    graph = structures()
+    assert greatest_difference(numbers(by_c, graph), numbers(by_torch, graph)) == 0.0
+
+
+@pytest.mark.parametrize("variant", COMPILED)
 def test_changed_or_trained_weights_are_left_to_torch(variant: str) -> None:
     by_c = potential(variant, torch.float32)
     use_compiled_code(by_c, "yes")
@@ -304,6 +330,39 @@ def test_it_is_compiled_once(fresh: Path) -> None:
             weight.add_(0.1)
     use_compiled_code(other, "yes")
     assert [path.stat().st_mtime_ns for path in fresh.glob("*.so")] == [made]
+
+
+def test_several_may_compile_the_same_at_once(fresh: Path) -> None:
+    text = "int three(void) { return 3; }"
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(compiler.load_library.__wrapped__, [text] * 3))
+    assert [library.three() for library in found] == [3, 3, 3]
+    assert len(list(fresh.glob("*"))) == 1
+
+
+def test_where_nothing_can_be_kept(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MLFF2D_CACHE", str(tmp_path / "file"))
+    assert compiler.load_library("int four(void) { return 4; }").four() == 4
+
+
+def test_unpickled_where_there_is_no_compiler(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    by_c = potential("nequip")
+    use_compiled_code(by_c, "yes")
+    pickled = pickle.dumps(by_c)
+    monkeypatch.setenv("MLFF2D_CACHE", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    compiler.load_library.cache_clear()
+    other = pickle.loads(pickled)
+    with pytest.warns(UserWarning, match="computes without compiled code") as said:
+        found = [numbers(other, structures()) for _ in range(2)]
+    assert len(said) == 1
+    assert greatest_difference(found[0], numbers(by_c, structures())) < 1e-12
 
 
 def test_tables_are_as_exact_as_float32() -> None:

@@ -55,12 +55,14 @@ static whole part(const whole *first, whole n_atoms, whole t, whole n)
     return low;
 }
 
-/* Where the edges of each atom begin; 0 unless their receivers ascend. */
+/* Where the edges of each atom begin; 0 unless receivers ascend and all atoms are there. */
 int rows(whole n_edges, whole n_atoms, const whole *receiver, whole *first)
 {
+    const whole *neighbour = receiver + n_edges;
     memset(first, 0, (n_atoms + 1) * sizeof(whole));
     for (whole e = 0; e < n_edges; e++) {
-        if (e > 0 && receiver[e] < receiver[e - 1]) return 0;
+        if (receiver[e] < (e ? receiver[e - 1] : 0) || receiver[e] >= n_atoms) return 0;
+        if (neighbour[e] < 0 || neighbour[e] >= n_atoms) return 0;
         first[receiver[e] + 1]++;
     }
     for (whole i = 0; i < n_atoms; i++) first[i + 1] += first[i];
@@ -71,7 +73,7 @@ int rows(whole n_edges, whole n_atoms, const whole *receiver, whole *first)
 # Radial weights as polynomials of degree 5 in each cell; see `mlff2d.nn.kernels.table`.
 _CELL = """\
             double place = scale * r / (r + 1);
-            whole number = (whole)place;
+            whole number = place >= 0 ? (whole)place : 0; /* NaN is no place, but goes on */
             real s = place - (double)number;
             const real *cell = radial + number * 6 * {n_weights};
 """

@@ -149,7 +149,9 @@ class CompiledSums:
 
     def bind(self, graph: Graph, edge_vec: Tensor) -> BoundSums | None:
         """The sums over the edges of a graph, with vectors (E, 3); None where not made for it."""
-        if edge_vec.dtype != self._dtype or edge_vec.device.type != "cpu" or not self._is_valid():
+        if edge_vec.dtype != self._dtype or edge_vec.device.type != "cpu":
+            return None
+        if torch.is_autocast_enabled("cpu") or not self._is_valid():
             return None
         assert self._library is not None
         edge_index = graph.edge_index.contiguous()
