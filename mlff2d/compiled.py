@@ -29,13 +29,15 @@ _FLOOR = {torch.float32: 1e-6, torch.float64: 1e-10}
 
 
 def use_compiled_code(potential: Potential, compile: str = "auto") -> None:
-    """Have a potential in evaluation mode use compiled code, unless it does already.
+    """Have a potential in evaluation mode use compiled code, or with "no" use none.
 
     `compile` is one of `CHOICES`. Gives a warning of one sentence where compiled code fails its
     test, and with "yes" wherever there is none. Raises ValueError for another choice.
     """
     if compile not in CHOICES:
         raise ValueError(f"compile is 'auto', 'yes' or 'no', not {compile!r}")
+    if compile == "no":
+        potential.model.compiled = None
     if compile == "no" or potential.model.compiled is not None:
         return
     try:

@@ -20,7 +20,9 @@ from mlff2d.checking.subject import Subject
 from mlff2d.checkpoint import save
 from mlff2d.graph import Graph
 from mlff2d.models import REGISTRY, build_model
+from mlff2d.nn.kernels import source, sums
 from mlff2d.nn.scatter import segment_sum
+from mlff2d.nn.tensor_product import NeighbourTensorProduct
 from mlff2d.potential import Potential, Prediction
 from mlff2d.property import PropertyPredictor
 from tests.potentials import ELEMENTS, SMALL, random_potential
@@ -30,6 +32,7 @@ FORCES, STRESS = "forces = -dE/dr", "stress = dE/dstrain"
 FINITE, VACUUM, SINGLE = "finite numbers", "nothing along vacuum", "float32 = float64"
 WAY, SYMMETRY = "one slab, one answer", "mirrored, repeated"
 BATCH, CUTOFF = "batched = single", "smooth at cutoff"
+COMPILED = "compiled = torch"
 
 
 def findings(potential: Potential) -> list[Finding]:
@@ -154,7 +157,7 @@ def test_good_potentials_pass(name: str) -> None:
         (lambda: Broken(of_prediction=half("forces")), {SINGLE}),
         (lambda: Broken(of_prediction=half("virial")), {SINGLE}),
         (lambda: Broken(of_energies=nan_for(79)), {FINITE}),
-        (lambda: Broken(offset=1e39), {FINITE, SINGLE, VACUUM}),
+        (lambda: Broken(offset=1e39), {FINITE, SINGLE, COMPILED, VACUUM}),
         (lambda: Potential(Cut(MorseConfig()), morse().references.as_dict()).double(), {CUTOFF}),
     ],
     ids=[
@@ -167,6 +170,20 @@ def test_what_is_broken_fails_where_it_is(
     broken: Callable[[], Potential], expected: set[str]
 ) -> None:
     assert wrong(broken()) == expected
+
+
+def test_compiled_code_that_computes_something_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def wrong_functions(product: NeighbourTensorProduct, name: str, table: bool) -> str:
+        return source.functions(product, name, table).replace("y1 = ", "y1 = (real)1.001 * ")
+
+    monkeypatch.setenv("MLFF2D_CACHE", str(tmp_path))
+    checks = {COMPILED: CHECKS[COMPILED]}
+    assert all(f.worst.fine for f in run(Subject(random_potential("nequip")), checks))
+    monkeypatch.setattr(sums, "functions", wrong_functions)
+    monkeypatch.setattr("mlff2d.compiled.is_same", lambda potential: True)
+    assert not any(f.worst.fine for f in run(Subject(random_potential("nequip")), checks))
 
 
 def test_all_electron_reference_energies_pass() -> None:

@@ -274,6 +274,9 @@ def test_evaluators_and_calculators_use_it_unless_told_not_to() -> None:
     assert MLFF2DCalculator(made).potential.model.compiled is not None
     assert MLFF2DCalculator(made, compile="no").potential.model.compiled is None
     assert made.model.compiled is None, "theirs are copies"
+    use_compiled_code(made)
+    assert MLFF2DCalculator(made, compile="no").potential.model.compiled is None
+    assert Evaluator(made, 1000, compile="no").potential.model.compiled is None
     with pytest.raises(ValueError, match="compile is 'auto', 'yes' or 'no', not 'maybe'"):
         MLFF2DCalculator(made, compile="maybe")
 

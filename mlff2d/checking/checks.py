@@ -159,6 +159,17 @@ def precision(subject: Subject) -> Iterator[Measurement]:
         yield from _compared(found, expected, name, bounds)
 
 
+def compiled(subject: Subject) -> Iterator[Measurement]:
+    """Compiled code, where the potential has any, against operations of torch."""
+    for name, atoms in subject.slabs.items():
+        energy, force, tension = subject.sizes(name)
+        single = SINGLE_ENERGY * energy, SINGLE_SLOPE * force, SINGLE_SLOPE * tension
+        for dtype, bounds in (("float64", _double(subject, name)), ("float32", single)):
+            found = subject.ask(atoms, name, dtype)
+            expected = subject.ask(atoms, name, dtype, by_torch=True)
+            yield from _compared(found, expected, f"{name}, {dtype}", bounds)
+
+
 def written(subject: Subject) -> Iterator[Measurement]:
     """One slab, one answer, however vacuum, cell and boundary are written."""
     return _rewritten(subject, [way for way in WAYS if way not in TURNS])
@@ -215,6 +226,9 @@ CHECKS = {
     ),
     "nothing along vacuum": Check(vacuum, "optimisers of the cell move the vacuum"),
     "float32 = float64": Check(precision, "only dtype float64 is to be trusted"),
+    "compiled = torch": Check(
+        compiled, 'compiled code computes something else; use MLFF2DCalculator(..., compile="no")'
+    ),
     "one slab, one answer": Check(
         written, "one material from two files has two energies, and formation energies are off"
     ),

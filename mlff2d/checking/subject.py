@@ -54,9 +54,22 @@ class Subject:
         except StructureError:
             return False
 
-    def ask(self, atoms: Atoms, where: str, dtype: str = "float64") -> dict[str, Any]:
+    @cached_property
+    def _by_torch(self) -> dict[str, MLFF2DCalculator]:
+        """Calculators without compiled code, by their precision."""
+        device = str(self.exact.device)
+        return {
+            dtype: MLFF2DCalculator(own.potential, device=device, dtype=dtype, compile="no")
+            for dtype, own in (("float64", self.exact), ("float32", self.single))
+        }
+
+    def ask(
+        self, atoms: Atoms, where: str, dtype: str = "float64", by_torch: bool = False
+    ) -> dict[str, Any]:
         """Results of the calculator. Raises StructureError with the place in front."""
         calculator = self.exact if dtype == "float64" else self.single
+        if by_torch:
+            calculator = self._by_torch[dtype]
         try:
             calculator.calculate(self.prepared(atoms))
         except StructureError as error:
