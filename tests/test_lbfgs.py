@@ -66,7 +66,7 @@ def test_leaves_the_top_of_a_hill() -> None:
 @pytest.mark.parametrize("relaxer", [BatchRelaxer, AseRelaxer])
 def test_flat_germanene_buckles(relaxer: type[BatchRelaxer | AseRelaxer]) -> None:
     flat = graphene(formula="Ge2", a=4.05, vacuum=8.0)
-    flat.rattle(0.03, seed=1)
+    flat.rattle(0.1, seed=1)  # by less it comes to rest flat: the model has a hollow there
     potential = load(None, torch.device("cpu"), torch.float32)
     way = relaxer(potential, RelaxSettings(optimizer="lbfgs")).run([(0, flat)])
     (result,) = (result for finished in way for _, result in finished)
