@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mlff2d.files import replacing
+from mlff2d import checkpoint
 
 from .state import MDState
 from .trajectory import Place
@@ -81,8 +81,7 @@ def save(snapshot: Snapshot, path: Path) -> None:
         number: {"reason": e.reason, "step": e.step, "state": e.state and e.state.as_dict()}
         for number, e in snapshot.ended.items()
     }
-    with replacing(path) as file:
-        torch.save(content, file)
+    checkpoint.write(content, path)
 
 
 def load(path: Path, device: torch.device) -> Snapshot:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +33,6 @@ from ..console import watched
 from ..data.batches import pack
 from ..data.convert import file_digest, open_sources
 from ..data.dataset import Dataset
-from ..data.references import elements_of
 from ..evaluation.journal import Journal
 from ..finetuning.start import fit_shift, load_start
 from ..setup import refuse_elements
@@ -154,29 +153,33 @@ def _answer(make: Callable[[Task, Group, str, str], Trained], start: str, task: 
     return by_groups(task, of_group)
 
 
-def zero_shot(task: Task, group: Group, model: str, name: str) -> Trained:
-    """A start as it is, its zero moved to that of the frames to learn from.
+def as_it_is(task: Task, group: Group, model: str, name: str) -> Trained:
+    """A start, its energies on its own zero.
 
     Raises ConfigError for a model that is no potential, or does not know an element.
     """
     device = pick_device(task.config.device)
     start = load_start(model, device, getattr(torch, task.config.dtype))
-    potential = _potential_of(start.module, model)
-    paths, _ = open_sources([_frames_file(group)], group.folder, CONFIG, potential.model.state)
-    data = Dataset(paths, potential.cutoff)
-    refuse_elements(potential.elements, elements_of(data, np.arange(len(data))), start)
+    potential = start.module
+    if not isinstance(potential, Potential):
+        raise ConfigError(f"potentials.starts: {model} is no potential.")
+    present = {int(z) for one in group.asked for z in one.start.numbers}
+    refuse_elements(potential.elements, tuple(sorted(present)), start)
+    return Trained(potential, start.sha256, task.config.run_dir / ZERO_SHOT / name)
+
+
+def _zero_shot(task: Task, group: Group, model: str, name: str) -> Trained:
+    """The same, its zero moved to that of the frames to learn from."""
+    made = as_it_is(task, group, model, name)
+    assert made.potential is not None
+    state = made.potential.model.state
+    paths, _ = open_sources([_frames_file(group)], group.folder, CONFIG, state)
+    data = Dataset(paths, made.potential.cutoff)
     batches = pack(np.arange(len(data)), data.n_edges, 4 * task.config.potentials.batch_size, 20000)
-    shift = fit_shift(potential, data, batches)
+    shift = fit_shift(made.potential, data, batches)
     facts = {"frames": len(data), "start": name, "eV/atom before": shift.before}
     facts["eV/atom after"] = shift.after
-    folder = task.config.run_dir / ZERO_SHOT / name
-    return Trained(potential, start.sha256, folder, shift.energies, facts)
-
-
-def _potential_of(module: object, model: str) -> Potential:
-    if not isinstance(module, Potential):
-        raise ConfigError(f"potentials.starts: {model} is no potential.")
-    return module
+    return replace(made, shift=shift.energies, facts=facts)
 
 
 def _frames_file(group: Group) -> Path:
@@ -193,7 +196,7 @@ def _scratch(task: Task, group: Group, model: str, name: str) -> Trained:
     return _trained(task, group, model, name, scratch=True)
 
 
-_MAKERS = {ZERO_SHOT: zero_shot, FINE_TUNED: _fine_tuned, SCRATCH: _scratch}
+_MAKERS = {ZERO_SHOT: _zero_shot, FINE_TUNED: _fine_tuned, SCRATCH: _scratch}
 
 
 def _trained(task: Task, group: Group, model: str, name: str, scratch: bool) -> Trained:

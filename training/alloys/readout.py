@@ -28,7 +28,7 @@ from mlff2d.potential import Potential
 
 from .formation import dft_formation
 from .method import Answer, Answers, Method, Task
-from .potentials import Trained, answers, relax, start_of, zero_shot
+from .potentials import Trained, answers, as_it_is, relax, start_of
 from .system import Configuration
 from .training import Group, by_groups
 
@@ -50,7 +50,7 @@ def method(name: str) -> Method:
         model, start = start_of(task.config, name.partition(":")[2])
 
         def of_group(group: Group) -> Answers:
-            made = zero_shot(task, group, model, start)
+            made = as_it_is(task, group, model, start)
             of: dict[tuple[str, str], Answer] = {}
             facts: dict[str, Mapping[str, Any]] = {}
             for system in group.systems:

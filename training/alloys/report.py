@@ -31,7 +31,16 @@ from .tables import (
 )
 from .verdict import verdict
 
-SHOWN = ("fine-tuned", "energy-only", "ce-ardr", "ce-ridge", "scratch", "zero-shot", "roost")
+SHOWN = (
+    "fine-tuned",
+    "readout",
+    "energy-only",
+    "ce-ardr",
+    "ce-ridge",
+    "scratch",
+    "zero-shot",
+    "roost",
+)
 """Methods in figures before others, where there are more than fit."""
 
 

@@ -275,10 +275,13 @@ def _monte_carlo(study: Study, console: Console, asked: bool) -> None:
     from .montecarlo import run_monte_carlo
 
     by_potential = any(by != "expansion" for by in how.by) and FINE_TUNED in study.config.methods
+    folder = None
+    if by_potential and study.compared:
+        task = _final(study)
+        if (answers := _answers(study, FINE_TUNED, task)) and answers.of:
+            folder = folder_of(FINE_TUNED, task)
     for system in study.compared.values():
-        potential = None
-        if by_potential and (answers := _answers(study, FINE_TUNED, _final(study))) and answers.of:
-            potential = final_potential(folder_of(FINE_TUNED, _final(study)), system, study.config)
+        potential = None if folder is None else final_potential(folder, system, study.config)
         found = run_monte_carlo(system, study.config, console, potential)
         study.monte_carlo += found
         for one in found:
