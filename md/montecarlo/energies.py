@@ -21,6 +21,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from mlff2d.atoms import to_graph
+from mlff2d.compiled import use_compiled_code
 from mlff2d.errors import StructureError
 from mlff2d.graph import Graph, collate
 from mlff2d.potential import Potential
@@ -139,6 +140,7 @@ class OnLattice:
 
     def __init__(self, lattices: Sequence[Lattice], potential: Potential, max_edges: int) -> None:
         self._potential = deepcopy(potential).eval().requires_grad_(False)
+        use_compiled_code(self._potential)
         self._max_edges = max_edges
         self._lattices = lattices
         device = next(potential.parameters()).device

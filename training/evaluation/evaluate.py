@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mlff2d import checkpoint
+from mlff2d.compiled import use_compiled_code
 from mlff2d.devices import pick_device
 from mlff2d.errors import ModelFileError
 from mlff2d.potential import Potential
@@ -133,7 +134,9 @@ def _load(options: Options, files: list[str]) -> list[Loaded]:
         content = checkpoint.read(file)
         if loaded:
             checkpoint.refuse_task(file, content, loaded[0].content["task"])
-        module = checkpoint.load_any(file, device, dtype)
+        module = checkpoint.load_any(file, device, dtype).eval().requires_grad_(False)
+        if isinstance(module, Potential):
+            use_compiled_code(module)
         name = _name(file, [m.name for m in loaded])
         loaded.append(Loaded(name, file_digest(checkpoint.locate(file)), module, content))
         _refuse_other(loaded[0], loaded[-1], options)

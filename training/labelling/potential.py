@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mlff2d import checkpoint, slab
 from mlff2d.atoms import canonical_slab, not_finite, to_graph
 from mlff2d.calculator import DTYPES
+from mlff2d.compiled import use_compiled_code
 from mlff2d.devices import pick_device
 from mlff2d.errors import StructureError
 from mlff2d.graph import Graph, collate
@@ -77,6 +78,7 @@ class Labeller:
         device = pick_device(settings.device)
         potential = checkpoint.load(settings.model, device, DTYPES[settings.dtype])
         self._potential: Potential = potential.eval().requires_grad_(False)
+        use_compiled_code(self._potential)
         self._device = device
         resolved = settings.resolved()
         self._info = {
