@@ -22,19 +22,16 @@ import argparse
 import gzip
 import io
 import json
-import os
-import platform
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ase
 import ase.io
 import numpy as np
+
+from benchmarks.programs import FOLDER, Program, machine, median
 
 PEERS = {
     "m3gnet": "matgl",
@@ -46,61 +43,6 @@ PEERS = {
     "mace-192": "mace",
 }
 DEFAULT = ("m3gnet", "painn", "nequip", "mace")
-FOLDER = Path(__file__).parent / "peers"
-
-
-@dataclass
-class Program:
-    """One trainer in a process of its own; the words are those of `peers/turns.py`."""
-
-    label: str
-    process: subprocess.Popen[str]
-    facts: dict[str, Any] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
-    memory: float = 0.0
-
-    @classmethod
-    def start(cls, label: str, command: Sequence[str], log: Path, threads: int) -> "Program":
-        """Start it and wait until it can train."""
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = os.environ | dict.fromkeys(names, str(threads))
-        if label.endswith("(ours)"):  # a checkout that is not installed
-            environment["PYTHONPATH"] = str(FOLDER.parent.parent)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-            env=environment,
-        )
-        program = cls(label, process)
-        program.facts = program._read(log)
-        return program
-
-    def turn(self, log: Path) -> None:
-        """Train once over all frames."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("turn\n")
-        self.process.stdin.flush()
-        answer = self._read(log)
-        self.seconds.append(answer["seconds"])
-        self.memory = answer["memory"]
-
-    def stop(self) -> None:
-        """End the process."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-
-    def _read(self, log: Path) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            last = log.read_text().strip().splitlines()[-15:]
-            raise SystemExit(f"{self.label} stopped:\n" + "\n".join(last))
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
 
 def sample(source: Path, target: Path, n_frames: int, max_force: float = 20.0) -> None:
@@ -130,18 +72,13 @@ def sample(source: Path, target: Path, n_frames: int, max_force: float = 20.0) -
     ase.io.write(target, frames)
 
 
-def median(values: Sequence[float]) -> str:
-    """Median, smallest and largest."""
-    return f"{np.median(values):.1f} ({min(values):.1f}–{max(values):.1f})"
-
-
 def measure(name: str, args: argparse.Namespace, frames: Path, folder: Path) -> dict[str, Any]:
     """Turns of ours and of the peer by themselves, alternately."""
     options = ["--batch-size", str(args.batch_size), "--threads", str(args.threads)]
     python = args.environments / PEERS[name] / "bin" / "python"
     commands = {
-        "ours": [sys.executable, str(FOLDER / "ours.py")],
-        "peer": [str(python), str(FOLDER / f"with_{PEERS[name]}.py")],
+        "ours": [sys.executable, str(FOLDER / "train_ours.py")],
+        "peer": [str(python), str(FOLDER / f"train_{PEERS[name]}.py")],
     }
     logs = {who: folder / f"{name}-{who}.log" for who in commands}
     programs = {
@@ -154,17 +91,20 @@ def measure(name: str, args: argparse.Namespace, frames: Path, folder: Path) -> 
     for key in ("frames", "edges"):
         if facts[0][key] != facts[1][key]:
             raise SystemExit(f"{name}: {facts[0][key]} {key} in ours, {facts[1][key]} in the peer")
+    answers: dict[str, list[dict[str, Any]]] = {who: [] for who in programs}
     for _ in range(args.rounds + 1):
         for who, program in programs.items():
-            program.turn(logs[who])
+            answers[who].append(program.turn())
     for program in programs.values():
         program.stop()
     return {"settings": settings_of(args)} | {
         who: program.facts
         | {
-            "frames_per_second": [program.facts["frames"] / s for s in program.seconds[1:]],
-            "first_turn_seconds": program.seconds[0],
-            "peak_memory_mb": program.memory,
+            "frames_per_second": [
+                program.facts["frames"] / answer["seconds"] for answer in answers[who][1:]
+            ],
+            "first_turn_seconds": answers[who][0]["seconds"],
+            "peak_memory_mb": answers[who][-1]["memory"],
         }
         for who, program in programs.items()
     }
@@ -191,20 +131,6 @@ def row(name: str, result: dict[str, Any]) -> str:
         f"{peer['peak_memory_mb'] / 1024:.2f}",
     )
     return "| " + " | ".join(cells) + " |"
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_before": os.getloadavg()[0],
-    }
 
 
 def main() -> None:

@@ -60,17 +60,18 @@ def neighbor_list(pos: Array, cell: Array, pbc: Mask, cutoff: float) -> Edges:
         i, j, shift = vesin.NeighborList(
             cutoff=cutoff,
             full_list=True,
-            sorted=False,
+            sorted=True,  # by receiver alone, but then all that follows reads memory in order
             n_threads=0 if len(pos) > _THREADED_FROM else 1,
         ).compute(points=pos, box=box, periodic=pbc, quantities="ijS")
-    i, j, shift = i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64)
-    rank = i * len(pos) + j
+    edges, shift = np.stack([i, j]).astype(np.int64), shift.astype(np.int64)
+    rank = edges[0] * len(pos) + edges[1]
     if len(rank):
         low = shift.min(0)
         for axis, width in enumerate((shift.max(0) - low + 1).tolist()):
-            rank = rank * width + (shift[:, axis] - low[axis])
+            if width > 1:
+                rank = rank * width + (shift[:, axis] - low[axis])
     order = np.argsort(rank)
-    return np.stack([i[order], j[order]]), shift[order]
+    return edges.take(order, 1), shift.take(order, 0)
 
 
 def _without_gaps(pos: Array, box: Array, pbc: Mask, cutoff: float) -> tuple[Array, Array]:
@@ -112,17 +113,21 @@ class SkinList:
         self.n_builds = 0
         self._built: tuple[Array, Array, Mask] | None = None
         self._edges: Edges | None = None
+        self._shift: Array = np.empty((0, 3))
 
     def get(self, pos: Array, cell: Array, pbc: Mask) -> Edges:
         """Edges within the cutoff, as `neighbor_list` gives them."""
         if self._edges is None or not self._still_right(pos, cell, pbc):
             self._edges = neighbor_list(pos, cell, pbc, self.cutoff + self.skin)
+            self._shift = self._edges[1].astype(float)
             self._built = (np.array(pos), complete_cell(cell, pbc), np.array(pbc))
             self.n_builds += 1
-        (i, j), shift = self._edges
-        vectors = pos[j] - pos[i] + shift @ np.where(pbc[:, None], cell, 0.0)
+        edges, shift = self._edges
+        vectors = pos.take(edges[1], 0)
+        vectors -= pos.take(edges[0], 0)
+        vectors += self._shift @ np.where(pbc[:, None], cell, 0.0)
         near = np.einsum("ex,ex->e", vectors, vectors) < self.cutoff**2
-        return np.stack([i[near], j[near]]), shift[near]
+        return edges.compress(near, 1), shift.compress(near, 0)
 
     def _still_right(self, pos: Array, cell: Array, pbc: Mask) -> bool:
         assert self._built is not None

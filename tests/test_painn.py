@@ -14,36 +14,8 @@ from mlff2d.graph import Graph
 from mlff2d.models import build_model
 from mlff2d.models.painn import PaiNN, PaiNNConfig
 from tests.parity import reference
-from tests.parity.schnetpack_names import settings_of, weights_of
+from tests.parity.schnetpack_names import painn_weights, settings_of
 from tests.structures import mos2
-
-
-def schnetpack_weights(ref: reference.Reference, model: PaiNN) -> dict[str, Tensor]:
-    """Weights of schnetpack's PaiNN by our names, rows in our order."""
-    c, names = model.config.channels, {}
-    for k in range(len(model.messages)):
-        interaction = f"representation.interactions.{k}.interatomic_context_net"
-        mixing = f"representation.mixing.{k}"
-        names |= {
-            f"messages.{k}.hidden": f"{interaction}.0",
-            f"messages.{k}.out": f"{interaction}.1",
-            f"updates.{k}.mix": f"{mixing}.mu_channel_mix",
-            f"updates.{k}.hidden": f"{mixing}.intraatomic_context_net.0",
-            f"updates.{k}.out": f"{mixing}.intraatomic_context_net.1",
-        }
-    weights = weights_of(ref, names)
-    for k in range(len(model.updates)):
-        for part in ("weight", "bias"):
-            # There the part for vectors stands between the two for scalars.
-            key = f"updates.{k}.out.{part}"
-            scalars, vectors, products = weights[key].split(c)
-            weights[key] = torch.cat([scalars, products, vectors])
-    for part in ("weight", "bias"):
-        # There the filters of all blocks are one layer.
-        joined = torch.from_numpy(ref.weights[f"representation.filter_net.{part}"])
-        for k, rows in enumerate(joined.split(3 * c)):
-            weights[f"filters.{k}.{part}"] = rows
-    return weights
 
 
 @pytest.mark.parametrize("name", ["painn", "painn-shared", "painn-filters"])
@@ -52,7 +24,7 @@ def test_equals_schnetpack(name: str) -> None:
     settings = settings_of(ref)
     model = build_model("painn", {"epsilon": 1e-8, **settings}).double()
     assert isinstance(model, PaiNN)
-    model.load_state_dict(schnetpack_weights(ref, model), strict=True)
+    model.load_state_dict(painn_weights(ref, model), strict=True)
     reference.compare(model, ref)
 
 

@@ -57,7 +57,8 @@ def peer_model(peer: reference.Reference) -> NequIP:
         model.embedding.copy_(weights["type_embed.embed_module.weight"])
         if model.config.trainable_bessel:
             model.basis.bessel.orders.copy_(weights["bessel_encode.bessel_weights"][0])
-    irreps, gains = o3.Irreps([(n_embedding, "0e")]), {}
+    irreps = o3.Irreps([(n_embedding, "0e")])
+    gains: dict[o3.Irrep, float] = {}
     for k, layer in enumerate(model.layers):
         assert isinstance(layer, InteractionLayer)
         names = f"layer{k}_convnet.conv."

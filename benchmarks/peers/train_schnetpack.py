@@ -44,17 +44,14 @@ def item_of(atoms: Atoms) -> dict[str, torch.Tensor]:
     return item
 
 
-def main() -> None:
-    turns = Turns()
-    items = [item_of(atoms) for atoms in read_frames(turns)]
-    loader = AtomsLoader(items, batch_size=turns.batch_size)
-    n_edges = sum(len(item[properties.idx_i]) for item in items)
-    model = NeuralNetworkPotential(
+def painn(cutoff: float) -> NeuralNetworkPotential:
+    """The PaiNN of its paper, with random weights."""
+    return NeuralNetworkPotential(
         representation=PaiNN(
             n_atom_basis=128,
             n_interactions=3,
-            radial_basis=BesselRBF(n_rbf=20, cutoff=5.0),
-            cutoff_fn=CosineCutoff(5.0),
+            radial_basis=BesselRBF(n_rbf=20, cutoff=cutoff),
+            cutoff_fn=CosineCutoff(cutoff),
             max_z=95,
         ),
         input_modules=[Strain(), PairwiseDistances()],
@@ -63,6 +60,14 @@ def main() -> None:
             Forces(calc_forces=True, calc_stress=True),
         ],
     )
+
+
+def main() -> None:
+    turns = Turns()
+    items = [item_of(atoms) for atoms in read_frames(turns)]
+    loader = AtomsLoader(items, batch_size=turns.batch_size)
+    n_edges = sum(len(item[properties.idx_i]) for item in items)
+    model = painn(5.0)
     outputs = [
         ModelOutput(name=name, loss_fn=torch.nn.MSELoss(), loss_weight=weight, metrics={})
         for name, weight in (("energy", 0.01), ("forces", 0.99), ("stress", 1.0))

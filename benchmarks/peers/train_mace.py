@@ -24,6 +24,34 @@ MODELS = {
 }
 
 
+def build(
+    hidden_irreps: str, is_reduced: bool, cutoff: float, neighbors: float
+) -> modules.ScaleShiftMACE:
+    """Two layers of l up to 3 and correlation 3, as `mace_run_train` makes them, random weights."""
+    residual = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
+    return modules.ScaleShiftMACE(
+        r_max=cutoff,
+        num_bessel=8,
+        num_polynomial_cutoff=5,
+        max_ell=3,
+        interaction_cls=residual,
+        interaction_cls_first=residual,
+        num_interactions=2,
+        num_elements=len(ELEMENTS),
+        hidden_irreps=o3.Irreps(hidden_irreps),
+        MLP_irreps=o3.Irreps("16x0e"),
+        gate=torch.nn.functional.silu,
+        atomic_energies=torch.zeros(len(ELEMENTS)).numpy(),
+        avg_num_neighbors=neighbors,
+        atomic_numbers=list(ELEMENTS),
+        correlation=3,
+        use_reduced_cg=is_reduced,
+        radial_MLP=[64, 64, 64],
+        atomic_inter_scale=1.0,
+        atomic_inter_shift=0.0,
+    )
+
+
 def main() -> None:
     turns = Turns()
     hidden_irreps, is_reduced = MODELS[turns.model]
@@ -36,28 +64,8 @@ def main() -> None:
     items = [data.AtomicData.from_config(c, z_table=table, cutoff=5.0) for c in configs]
     loader = DataLoader(items, batch_size=turns.batch_size, shuffle=False, drop_last=True)
     n_edges = sum(item.edge_index.shape[1] for item in items)
-    residual = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
-    model = modules.ScaleShiftMACE(
-        r_max=5.0,
-        num_bessel=8,
-        num_polynomial_cutoff=5,
-        max_ell=3,
-        interaction_cls=residual,
-        interaction_cls_first=residual,
-        num_interactions=2,
-        num_elements=len(ELEMENTS),
-        hidden_irreps=o3.Irreps(hidden_irreps),
-        MLP_irreps=o3.Irreps("16x0e"),
-        gate=torch.nn.functional.silu,
-        atomic_energies=torch.zeros(len(ELEMENTS)).numpy(),
-        avg_num_neighbors=n_edges / sum(len(item.positions) for item in items),
-        atomic_numbers=list(ELEMENTS),
-        correlation=3,
-        use_reduced_cg=is_reduced,
-        radial_MLP=[64, 64, 64],
-        atomic_inter_scale=1.0,
-        atomic_inter_shift=0.0,
-    )
+    neighbors = n_edges / sum(len(item.positions) for item in items)
+    model = build(hidden_irreps, is_reduced, 5.0, neighbors)
     loss = modules.WeightedEnergyForcesStressLoss(
         energy_weight=1.0, forces_weight=100.0, stress_weight=1.0
     )
