@@ -2,7 +2,8 @@
 
 What is compiled is C, in about a second, once for an architecture: it is kept for all processes of
 a user (`mlff2d.nn.kernels.compiler.cache_folder`). Models without such code, devices other than
-CPUs and machines without a C compiler compute by operations of torch, as training always does.
+CPUs and machines without a C compiler compute by operations of torch. Training has compiled code
+for the sums over neighbours alone, of which it needs second derivatives.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import torch
 from torch import Tensor
 
 from mlff2d.graph import Graph
+from mlff2d.models.base import EnergyModel
 from mlff2d.neighbors import neighbor_list
 from mlff2d.nn.kernels.compiler import CompilerError
+from mlff2d.nn.kernels.trainable import compile_product
+from mlff2d.nn.tensor_product import NeighbourTensorProduct
 from mlff2d.potential import Potential
 
 CHOICES = ("auto", "yes", "no")
@@ -55,6 +59,25 @@ def use_compiled_code(potential: Potential, compile: str = "auto") -> None:
             "it (delete the folder of compiled code, or see whether the compiler is damaged)",
             stacklevel=3,
         )
+
+
+def train_compiled(model: EnergyModel, dtype: torch.dtype) -> bool:
+    """Have a model that will be trained use compiled code in its sums over neighbours.
+
+    Whether it does: on CPUs, for models with such sums (nequip, mace), where there is a compiler.
+    Where compiled code fails its test, a warning of one sentence says so.
+    """
+    products = [m for m in model.modules() if isinstance(m, NeighbourTensorProduct)]
+    try:
+        for product in products:
+            compile_product(product, dtype)
+    except CompilerError as error:
+        for product in products:
+            product.compiled = None
+        if "other numbers" in str(error):
+            warnings.warn(f"{error}; mlff2d trains without it", stacklevel=2)
+        return False
+    return bool(products)
 
 
 def is_same(potential: Potential) -> bool:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mlff2d.atoms import symbols
+from mlff2d.compiled import train_compiled
 from mlff2d.devices import pick_device
 from mlff2d.models import REGISTRY, build_model
 from mlff2d.models.base import EnergyModel
@@ -168,6 +169,8 @@ def prepare(config: Config) -> Run:
     module, task, references = _module_and_task(config, data, split, trusted, start)
     module = module.to(device=device, dtype=dtype).train()
     anchor = None if config.finetune is None else _prepare_finetuning(module, config.finetune)
+    if train.compile == "auto" and device.type == "cpu" and not train.bf16:
+        train_compiled(module.model, dtype)
     groups = parameter_groups(module, train, config.finetune)
     ema = WeightMean(module, train.ema)
     set_precision(train, module.model)  # of what is trained; its mean is judged as it is used

@@ -103,7 +103,7 @@ class NeighbourSum(NeighbourTensorProduct):
             As the base class does.
         """
         harmonics, index = neighbours.harmonics, neighbours.edge_index
-        if not neighbours.n_places:
+        if self.compiled is not None or not neighbours.n_places:
             return self(x, harmonics, network(neighbours.radial), index)
         n_atoms, n_places = x[0].shape[0], neighbours.n_places
         # Each path's weights by themselves: joined, their gradients would be copied once more.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from e3nn import o3
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from mlff2d.nn.constant import Constant
 from mlff2d.nn.scatter import segment_sum
+
+if TYPE_CHECKING:
+    from mlff2d.nn.kernels.trainable import TrainableSum
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,14 @@ class NeighbourTensorProduct(nn.Module):
         Irreps that messages are needed for.
     parity
         Whether an odd Y_l is odd; see `find_paths`.
+
+    Attributes
+    ----------
+    compiled
+        The same by compiled code, where it was made; see `mlff2d.compiled.train_compiled`.
     """
+
+    compiled: TrainableSum | None = None
 
     def __init__(
         self,
@@ -111,6 +122,10 @@ class NeighbourTensorProduct(nn.Module):
         list of (N, 2l+1, C)
             Messages of `irreps_out`; the channels of one irrep are its paths, one after another.
         """
+        if self.compiled is not None:
+            found = self.compiled(x, harmonics, weights, edge_index)
+            if found is not None:
+                return found
         receiver, neighbour = edge_index
         n_nodes, n_edges = x[0].shape[0], harmonics.shape[0]
         by_degree = [y.unsqueeze(-1) for y in harmonics.split(self.degrees, dim=1)]

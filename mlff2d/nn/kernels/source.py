@@ -107,7 +107,7 @@ def functions(product: NeighbourTensorProduct, name: str, table: bool) -> str:
     With `table` the radial weights are interpolated, else they are given for each edge and have a
     gradient.
     """
-    kernel = _Kernel(product, name, table)
+    kernel = Kernel(product, name, table)
     return "\n".join([*kernel.forward(), *kernel.backward()])
 
 
@@ -125,7 +125,11 @@ def library(parts: list[str], real: str) -> str:
     return "\n".join([names, _HEAD, *parts])
 
 
-class _Kernel:
+class Kernel:
+    """Writes the functions of a tensor product."""
+
+    arguments = "const real *vectors, const real *radial, double scale, double cutoff"
+
     def __init__(self, product: NeighbourTensorProduct, name: str, table: bool) -> None:
         self.name, self.table, self.n_weights = name, table, product.n_weights
         self.l_max = product.l_max
@@ -154,7 +158,7 @@ class _Kernel:
         outs = range(len(self.outs))
         yield f"""\
 void {self.name}_forward(whole n_atoms, whole n_threads, const whole *first,
-    const whole *neighbour, const real *vectors, const real *radial, double scale, double cutoff,
+    const whole *neighbour, {self.arguments},
     const real *const *x, real *const *out)
 {{
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1) if (n_threads > 1)
@@ -174,7 +178,7 @@ void {self.name}_forward(whole n_atoms, whole n_threads, const whole *first,
         size = sum(self.inputs)
         yield f"""\
 void {self.name}_backward(whole n_atoms, whole n_threads, const whole *first,
-    const whole *neighbour, const real *vectors, const real *radial, double scale, double cutoff,
+    const whole *neighbour, {self.arguments},
     const real *const *x, const real *const *by_out, real *by_vectors, real *by_radial, real *by_x)
 {{
 #pragma omp parallel for num_threads(n_threads) schedule(static, 1) if (n_threads > 1)
@@ -226,6 +230,10 @@ void {self.name}_backward(whole n_atoms, whole n_threads, const whole *first,
                     if column == m
                 ]
                 yield f"            real y{degree**2 + m} = {_sum(terms)};"
+        yield from self._couplings()
+
+    def _couplings(self) -> Iterator[str]:
+        """The features of the neighbour, and the harmonics' part in each coupling."""
         for group in self.groups:
             size = group.dim * group.mul
             yield f"            const real *x{group.source} = x[{group.source}] + j * {size};"
