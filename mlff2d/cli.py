@@ -51,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, allow_abbrev=False)
 
     def parse_strictly(self, argv: Sequence[str]) -> argparse.Namespace:
-        args, unknown = self.parse_known_args(argv)
+        args, unknown = self.parse_known_intermixed_args(argv)
         if unknown:
             options = [o for o in self._option_string_actions if o.startswith("--")]
             hint = nearest(unknown[0], options) if unknown[0].startswith("-") else ""

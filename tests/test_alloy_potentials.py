@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from rich.console import Console
 
 from mlff2d import checkpoint
 from mlff2d.atoms import to_graph
 from mlff2d.training.alloys import energy_only, potentials
 from mlff2d.training.alloys.formation import dft_formation
 from mlff2d.training.alloys.method import Answers, Task
+from mlff2d.training.alloys.study import run_study
 from mlff2d.training.alloys.system import System
 from mlff2d.training.alloys.training import groups, label_of, labelled_frames, split_for
 from mlff2d.training.config import ConfigError, load_config
@@ -32,7 +34,7 @@ from tests.alloy_potentials import (
     with_nonsense,
     write_start,
 )
-from tests.alloys import ENDS
+from tests.alloys import ENDS, parent_file
 
 pytestmark = pytest.mark.usefixtures("layernet")
 
@@ -123,6 +125,30 @@ def test_what_is_left_of_a_training(tmp_path, system) -> None:
         assert float(energy) == pytest.approx(atoms.get_potential_energy(), abs=1e-4)
     with pytest.raises(ValueError, match="let nowhere finish first"):
         potentials.relaxed_structures(tmp_path / "nowhere", system.name)
+
+
+def test_formation_energies_are_learnt_last(tmp_path, system) -> None:
+    start = [write_start(tmp_path / "start.pt")]
+    mean = []
+    for steps in (0, 2):
+        config = config_of(tmp_path, start, steps=8, energy_steps=4, formation_steps=steps)
+        task = make_task(config, [system])
+        task = replace(task, folder=tmp_path / str(steps))
+        mean.append(abs(errors(answer("fine-tuned", task), task)).mean())
+        there = with_method(task, "fine-tuned").folder / "all" / "settled.pt"
+        assert there.exists() == bool(steps)
+    assert mean[1] < 0.6 * mean[0]
+
+
+def test_models_that_know_everything_are_files(tmp_path, frames) -> None:
+    ase.io.write(parent_file(tmp_path).with_name("dft.extxyz"), frames)
+    config = config_of(tmp_path, [write_start(tmp_path / "start.pt")], steps=8, energy_steps=4)
+    own = {"frames": (tmp_path / "dft.extxyz",), "methods": ("fine-tuned",)}
+    assert run_study(config.model_copy(update=own), ["predict"], Console(quiet=True)) is None
+    (settled,) = (tmp_path / "run" / "kept").glob("*/fine-tuned/all/settled.pt")
+    (model,) = (tmp_path / "run" / "predicted").glob("*.pt")
+    assert model.name == "fine-tuned-all.pt"
+    assert model.read_bytes() == settled.read_bytes()
 
 
 def test_from_scratch(tmp_path, system) -> None:

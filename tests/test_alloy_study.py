@@ -133,10 +133,13 @@ def test_a_study_ends_with_a_page(tmp_path, capsys) -> None:
     assert cli.main(["alloy", str(path)]) == 0
     out = capsys.readouterr().err
     assert "15 configurations that DFT relaxed, 12 without" in out
+    assert "Errors of E_f against end members, meV/site\n" in out  # the title of a narrow table
     page = (tmp_path / "run" / "report" / "report.html").read_text()
     assert "against the end members by the same method" in page
     assert "1/3 of that" in page
-    judged = json.loads((tmp_path / "run" / "report" / "errors.json").read_text())
+    figures = (tmp_path / "run" / "report" / "errors.json").read_text()
+    judged = json.loads(figures, parse_constant=pytest.fail)  # NaN is no JSON
+    assert {one["cv"] for one in judged if one["method"] == "ideal"} == {None}
     by = {(one["method"], one["size"]): one["mae"] for one in judged}
     assert by["ce-ols", None] < 1e-6 < by["ideal", None]
     assert {size for _, size in by} == {None, 5, 8}
@@ -241,6 +244,14 @@ def test_a_report_keeps_what_was_found_before(tmp_path) -> None:
     assert len(json.loads(before)) == 4
     assert cli.main(["alloy", str(path), "cells"]) == 0
     assert errors.read_text() == before
+
+
+def test_steps_may_follow_settings(tmp_path) -> None:
+    path = write_study(tmp_path)
+    assert cli.main(["alloy", "--set", "splits.repeats=1", str(path), "cells"]) == 0
+    assert cli.main(["alloy", str(path), "--set", "splits.repeats=1", "compare"]) == 0
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"cells", "kept", "lock", "report"}
+    assert len(json.loads((tmp_path / "run/report/errors.json").read_text())) == 2
 
 
 def test_a_system_without_end_members_leaves_the_others(tmp_path, capsys) -> None:

@@ -40,6 +40,7 @@ written into run_dir:
   report/report.html  everything on one page; its tables as CSV and figures as PNG beside it
   cells/NAME.extxyz   all configurations of an alloy, from which potentials relax; NAME.csv
   predicted/NAME.csv  formation energies of all of them by every method
+  predicted/*.pt      potentials that were trained on all frames
   kept/               what was computed; may be deleted when the study is done
 
 examples:

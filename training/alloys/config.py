@@ -80,6 +80,7 @@ class PotentialsConfig(Section):
     steps : of the optimiser, about; the same from a start and from scratch
     energy_steps : of a second training, in which energies weigh most and only frames near their
         minima have them; 0 for none
+    formation_steps : of Gauss and Newton at the end, on formation energies; 0 for none
     lr, scratch_lr : learning rates from a start and from scratch
     batch_size : frames in a step
     """
@@ -88,6 +89,7 @@ class PotentialsConfig(Section):
     together: bool = True
     steps: Count = STEPS
     energy_steps: Annotated[int, Field(ge=0)] = 300
+    formation_steps: Annotated[int, Field(ge=0)] = 2
     lr: Positive = LR
     scratch_lr: Positive = 3e-3
     batch_size: Count = BATCH_SIZE

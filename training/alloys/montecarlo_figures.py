@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase.units import kB
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..evaluation.plots import Plot
@@ -181,10 +182,31 @@ def _line(axes: Axes, one: Course, values: Array, colour: str, label: str) -> No
     )
 
 
+def _order_map(figure: Figure, axes: Axes, courses: Sequence[Course]) -> None:
+    """A square for each composition and temperature, coloured by the order of the first shell."""
+    x = np.concatenate([np.full(len(one.samples.temperatures), one.x) for one in courses])
+    temperatures = np.concatenate([one.samples.temperatures for one in courses])
+    order = np.concatenate([one.alpha[..., 0].mean(0) for one in courses])
+    largest = max(0.1, float(abs(order).max()))
+    squares = axes.scatter(
+        x,
+        temperatures,
+        s=90,
+        c=order,
+        marker="s",
+        cmap="RdBu_r",
+        alpha=0.7,
+        vmin=-largest,
+        vmax=largest,
+    )
+    figure.colorbar(squares, ax=axes, label="short-range order, first shell", shrink=0.9)
+
+
 @styled
 def sketch_plot(courses: Sequence[Course], key: str, title: str) -> Plot:
-    """Temperature of the largest heat capacity against composition."""
-    figure, (axes,) = new_figure(5.6, 3.8)
+    """Temperature of the largest heat capacity against composition, over short-range order."""
+    figure, (axes,) = new_figure(6.4, 3.8)
+    _order_map(figure, axes, courses)
     inside = [one for one in courses if _certainty(one).startswith("inside")]
     below = [one for one in courses if one.peak == one.coldest]
     above = [one for one in courses if one not in inside and one not in below]
@@ -195,27 +217,27 @@ def sketch_plot(courses: Sequence[Course], key: str, title: str) -> Plot:
     ):
         if chosen:
             at = [float(one.samples.temperatures[one.peak]) for one in chosen]
-            axes.plot([one.x for one in chosen], at, marker, color=COLOURS[0], label=label)
+            axes.plot([one.x for one in chosen], at, marker, color="#202020", label=label)
     for one in inside:  # between which temperatures of the list it lies
         known = np.sort(one.samples.temperatures)
         place = int(np.searchsorted(known, one.samples.temperatures[one.peak]))
-        axes.vlines(one.x, known[place - 1], known[place + 1], color=COLOURS[0], alpha=0.4)
+        axes.vlines(one.x, known[place - 1], known[place + 1], color="#202020", alpha=0.6)
     separating = [one for one in courses if np.isfinite(spinodal(one))]
     if separating:
         at = [spinodal(one) for one in separating]
         label = "spinodal of a regular solution"
         axes.plot([one.x for one in separating], at, "--", color=COLOURS[1], label=label)
-    axes.axhline(0, color="#303030", linewidth=0.8)
-    axes.annotate("an ideal mixture never orders", (0.02, 0), (2, 3), textcoords="offset points")
     for one in courses:
         at_peak = float(one.samples.temperatures[one.peak])
-        axes.annotate(one.star, (one.x, at_peak), (5, 5), textcoords="offset points", fontsize=8)
+        axes.annotate(one.star, (one.x, at_peak), (7, 7), textcoords="offset points", fontsize=8)
     last = list(courses[0].shares)[-1]
-    axes.margins(y=0.2)
-    axes.set(xlabel=f"share of {last}", ylabel="temperature (K)", xlim=(0, 1), ylim=(0, None))
-    axes.legend(fontsize=8, frameon=True)
+    axes.margins(y=0.1)
+    axes.set(xlabel=f"share of {last}", ylabel="temperature (K)", xlim=(0, 1), yscale="log")
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     caption = (
-        f"{title}: a sketch. Points: the temperature with the largest heat capacity, bars to its "
+        f"{title}: a sketch. Squares: order of the nearest sites after Warren and Cowley, red "
+        "where like keeps to like, blue where unlike species are neighbours, white where they are "
+        "mixed. Other points: the temperature with the largest heat capacity, bars to its "
         "neighbours in the list; beside them the star of waves that is strongest at the lowest "
         "temperature. A largest heat capacity is a transition only where it grows with the cell."
         + _others(courses)

@@ -45,6 +45,7 @@ from .tuning import final_file, two_trainings
 
 ZERO_SHOT, FINE_TUNED, SCRATCH = "zero-shot", "fine-tuned", "scratch"
 READOUT = "readout"
+TRAINED = (FINE_TUNED, SCRATCH)
 KINDS = (ZERO_SHOT, FINE_TUNED, SCRATCH, READOUT)
 """Methods that begin with each of `potentials.starts`."""
 

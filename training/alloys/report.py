@@ -15,6 +15,7 @@ from mlff2d.files import write_text
 
 from ..evaluation.page import Page, write_page
 from ..evaluation.plots import Plot
+from ..evaluation.report import without_nan
 from ..evaluation.tables import Table
 from .choices import NOT_PREDICTIONS
 from .figures import curves, hulls, parity
@@ -59,7 +60,8 @@ def write_report(study: Study, console: Console) -> list[Path]:
     path = folder / "report.html"
     write_page(page, path)
     figures = folder / "errors.json"
-    write_text(json.dumps([asdict(one) for one in study.judged], indent=1) + "\n", figures)
+    judged = without_nan([asdict(one) for one in study.judged])
+    write_text(json.dumps(judged, indent=1, allow_nan=False) + "\n", figures)
     return [path, figures]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import ase.io
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from rich.console import Console
 
 from mlff2d.errors import counted
+from mlff2d.files import replacing
 
 from ..config import ConfigError
 from ..console import bars, make_console
@@ -29,11 +31,13 @@ from .frames import read_frames
 from .judge import judge
 from .kept import answers_of, folder_of
 from .method import Answer, Answers, Task
-from .potentials import FINE_TUNED, expanded, final_potential
+from .potentials import FINE_TUNED, TRAINED, expanded, final_potential
 from .report import write_report
 from .splits import Split, smaller, splits
 from .system import Configuration, System, build_system
 from .tables import cells_table, predicted_table
+from .training import groups
+from .tuning import final_file
 
 ABSURD = 2.0
 """eV per shared site, which no formation energy of a mixture reaches."""
@@ -260,6 +264,19 @@ def _predict(study: Study, console: Console, asked: bool) -> None:
     for name in study.compared:
         own = [one for one in task.asked if one.system == name]
         replace(predicted_table(name, own, study.final), key=name).write_csv(folder)
+    _write_models(study, task, folder)
+
+
+def _write_models(study: Study, task: Task, folder: Path) -> None:
+    """The potentials that were trained on everything, as files for other use."""
+    for method in study.final:
+        if method.partition(":")[0] not in TRAINED:
+            continue
+        for group in groups(replace(task, folder=folder_of(method, task))):
+            model = final_file(group.folder)
+            if model.exists():
+                with replacing(folder / f"{method.replace(':', '-')}-{group.name}.pt") as file:
+                    file.write(model.read_bytes())
 
 
 def _final(study: Study) -> Task:

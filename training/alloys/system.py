@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain, count
+from itertools import chain, compress, count
 from pathlib import Path
 
 import numpy as np
@@ -221,16 +221,16 @@ def build_system(
     groups = sorted(found.values(), key=lambda group: (len(group[0][1]), name_of(group[0][0])))
     known = {species for end in ends for species in end.symbols if species in lattice.shared}
     lowest = [min((one for one, _ in group), key=energy_per_atom) for group in groups]
+    left = [residues(one) for one in lowest]
+    relaxed = [is_relaxed(one, max_fmax, max_smax) for one in left]
     measured = [
         one
-        for one in lowest
-        if is_relaxed(one, max_fmax, max_smax)
-        and any(x == 1 and s not in known for s, x in lattice.shares(one)[0].items())
+        for one in compress(lowest, relaxed)
+        if any(x == 1 and s not in known for s, x in lattice.shares(one)[0].items())
     ]
     system.alloy = Alloy(parent, [sub], [*ends, *measured], config.phase)
-    for group, best in zip(groups, lowest, strict=True):
-        relaxed = is_relaxed(best, max_fmax, max_smax)
-        system.configurations.append(_configuration(system, group, best, relaxed))
+    for group, best, own, counts in zip(groups, lowest, left, relaxed, strict=True):
+        system.configurations.append(_configuration(system, group, best, own, counts))
     system.configurations.sort(key=lambda one: (one.end_member is None, one.n_sites, one.name))
     _number_equal_names(system)
     _note_unrelaxed(system)
@@ -273,12 +273,17 @@ def _note_unrelaxed(system: System) -> None:
 
 def _refuse_levels(system: System, max_fmax: float, max_smax: float) -> None:
     """Raise ValueError for relaxed frames of several levels; those that name none do not count."""
-    levels = {
-        str(frame.info["level"])
-        for one in system.configurations
-        for frame in one.frames
-        if frame.info.get("level") and is_relaxed(frame, max_fmax, max_smax)
-    }
+    by_level: dict[str, list[Atoms]] = {}
+    for frame in chain.from_iterable(one.frames for one in system.configurations):
+        if frame.info.get("level"):
+            by_level.setdefault(str(frame.info["level"]), []).append(frame)
+    if len(by_level) < 2:
+        return  # without looking at all their forces
+    levels = [
+        level
+        for level, frames in by_level.items()
+        if any(is_relaxed(residues(frame), max_fmax, max_smax) for frame in frames)
+    ]
     if len(levels) > 1:
         raise ValueError(
             f"{system.name}: its relaxed frames are of {len(levels)} levels of theory "
@@ -288,12 +293,16 @@ def _refuse_levels(system: System, max_fmax: float, max_smax: float) -> None:
 
 
 def _configuration(
-    system: System, group: list[tuple[Atoms, Atoms]], lowest: Atoms, relaxed: bool
+    system: System,
+    group: list[tuple[Atoms, Atoms]],
+    lowest: Atoms,
+    left: tuple[float, float],
+    relaxed: bool,
 ) -> Configuration:
     smallest = min((ideal for _, ideal in group), key=len)
     named = next(one for one, ideal in group if len(ideal) == len(smallest))
     made = configuration(system, smallest, name_of(named))
-    made = replace(made, frames=tuple(one for one, _ in group), residues=residues(lowest))
+    made = replace(made, frames=tuple(one for one, _ in group), residues=left)
     if not relaxed:
         return made
     energy = energy_of(lowest) / system.lattice.shares(lowest)[1]

@@ -3,7 +3,8 @@
 The second begins where the first ends. In it only frames near the minimum of their configuration
 have energies, and these weigh most: on rattled frames a model errs by more than a formation energy,
 and need not on relaxed ones. Forces and stress of all frames keep what the first has learnt. Its
-last weights count: those that were best on a few configurations are so by chance.
+last weights count: those that were best on a few configurations are so by chance. They move then,
+in closed form, to where formation energies are those of DFT; see `gauss_newton`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from collections.abc import Iterable, Sequence
 from itertools import compress
 from pathlib import Path
 
+import torch
 from ase import Atoms
+
+from mlff2d import checkpoint
+from mlff2d.devices import pick_device
 
 from ..config import make_config
 from ..data.splits import part_of
@@ -20,6 +25,7 @@ from ..finetuning.recipe import default_settings
 from ..finetuning.report import from_scratch
 from ..sections import Config
 from ..setup import run_files
+from .gauss_newton import learn_formation
 from .method import Task
 from .training import (
     CONFIG,
@@ -35,6 +41,9 @@ from .training import (
 
 FIRST, SECOND = "run", "energies"
 """Folders of the first training, and of the second, for the energies near the minima."""
+
+SETTLED = "settled.pt"
+"""The file of what comes after both."""
 
 ENERGY_WEIGHT = 100.0
 """Of the energy in the loss of the second training, where forces have one: an error of 1 meV/atom,
@@ -55,11 +64,15 @@ def two_trainings(task: Task, group: Group, model: str, scratch: bool) -> Path |
     outcome = trained(config)
     if outcome is None and _second_pays(task, config, compress(frames, near)):
         outcome = trained(second_config(task, group, config, frames, near))
+    if outcome is None:
+        _settle(task, group)
     return final_file(group.folder) if outcome is None else outcome.signal or 0
 
 
 def final_file(folder: Path) -> Path:
     """The potential that the trainings in the folder of a group ended with."""
+    if (folder / SETTLED).exists():
+        return folder / SETTLED
     second = run_files(folder / SECOND)["last"]
     return second if second.exists() else run_files(folder / FIRST)["best"]
 
@@ -69,6 +82,19 @@ def _second_pays(task: Task, first: Config, near: Iterable[Atoms]) -> bool:
     seed, val = first.split.seed, first.split.val
     parts = [part_of(str(frame.info[CONFIG]), seed, val, 0) for frame in near]
     return task.config.potentials.energy_steps > 0 and "val" in parts
+
+
+def _settle(task: Task, group: Group) -> None:
+    """Write the potential with formation energies learnt in closed form, if they shall be."""
+    path = group.folder / SETTLED
+    steps = task.config.potentials.formation_steps
+    if not steps or path.exists():
+        return
+    trained_file = final_file(group.folder)
+    potential = checkpoint.load(trained_file, pick_device(task.config.device), torch.float64)
+    learn_formation(potential, group.train, steps, task.seed)
+    training = checkpoint.read(trained_file)["training"]
+    checkpoint.save(potential.to(getattr(torch, task.config.dtype)), path, training)
 
 
 def first_config(task: Task, group: Group, model: str, frames: Sequence[Atoms]) -> Config:

@@ -105,7 +105,7 @@ def write_report(report: Report, folder: Path) -> Path:
         n_first = 1 + len(section.tables)
         lines = [_population_line(section), *section.lines]
         page.add(section.key, section.title, lines, tables[:n_first], plots, tables[n_first:])
-    numbers = json.dumps(_plain(metrics(report)), indent=1, ensure_ascii=False)
+    numbers = json.dumps(without_nan(metrics(report)), indent=1, ensure_ascii=False)
     write_text(numbers + "\n", folder / METRICS)
     path = folder / PAGE
     write_page(page, path)
@@ -177,10 +177,10 @@ def metrics(report: Report) -> dict[str, Any]:
     return found
 
 
-def _plain(value: Any) -> Any:
-    """Without NaN, which JSON does not know."""
+def without_nan(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not know."""
     if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
+        return {key: without_nan(v) for key, v in value.items()}
     if isinstance(value, list):
-        return [_plain(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -62,7 +62,8 @@ class Table:
 
     def show(self, console: Console) -> None:
         """Print it."""
-        shown = RichTable(title=self.title, title_justify="left", title_style="bold")
+        console.print(self.title, style="bold", soft_wrap=True)  # a table wraps it to its width
+        shown = RichTable()
         for column, name in enumerate(self.columns):
             shown.add_column(name, justify="right" if self.is_number(column) else "left")
         for row in self.rows:
