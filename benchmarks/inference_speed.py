@@ -98,7 +98,7 @@ def measure(case: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
         for _ in range(args.rounds + 1):
             for who in list(alive):
                 try:
-                    answer = alive[who].turn(f"{size} {calls.get(who, 2)}")
+                    answer = alive[who].turn(f"{size} {calls.get(who, 2 if size < 500 else 1)}")
                 except Stopped as stopped:
                     print(stopped, file=sys.stderr)
                     del alive[who]

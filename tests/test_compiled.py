@@ -21,10 +21,7 @@ from mlff2d.graph import Graph, collate
 from mlff2d.md.evaluator import Evaluator
 from mlff2d.md.parts import evaluate_in_parts
 from mlff2d.models import REGISTRY, build_model
-from mlff2d.nn.kernels import compiler, source, sums
-from mlff2d.nn.kernels.table import RadialWeights, radial_table
-from mlff2d.nn.mlp import MLP
-from mlff2d.nn.radial import BesselBasis, PolynomialEnvelope
+from mlff2d.nn.kernels import compiler, node, source, sums
 from mlff2d.nn.tensor_product import NeighbourTensorProduct
 from mlff2d.potential import Potential
 from tests.potentials import ELEMENTS, SMALL, random_potential
@@ -58,12 +55,6 @@ VARIANTS: dict[str, dict[str, object]] = {
         "n_layers": 6,
     },
     "mace": {},
-    "mace, transformed distances": {
-        "distance_transform": "agnesi",
-        "interaction": "density_residual",
-        "first_interaction": "density",
-    },
-    "mace, densities": {"interaction": "density_residual", "first_interaction": "density"},
 }
 
 
@@ -119,14 +110,15 @@ def test_the_numbers_of_torch(variant: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_model_is_compiled_or_says_that_it_is_not(name: str) -> None:
     wanted = random_potential(name).requires_grad_(False)
-    if name in COMPILED:
+    has_code = name in (*COMPILED, "painn")
+    if has_code:
         use_compiled_code(wanted, "yes")
         assert is_same(wanted)
     else:
         use_compiled_code(wanted)  # without a word
         with pytest.warns(UserWarning, match="has no sums that are compiled; mlff2d computes"):
             use_compiled_code(wanted, "yes")
-    assert (wanted.model.compiled is not None) == (name in COMPILED)
+    assert (wanted.model.compiled is not None) == has_code
 
 
 def test_several_threads_share_the_edges(threads: None) -> None:
@@ -159,8 +151,12 @@ def test_second_derivatives_are_those_of_torch(dtype: torch.dtype) -> None:
 def test_forces_are_the_slope_of_the_energy_in_tables_too() -> None:
     by_c = potential("nequip", torch.float32)
     use_compiled_code(by_c, "yes")
+    in_float64 = potential("nequip")
+    use_compiled_code(in_float64, "yes")
     assert by_c.model.compiled is not None
+    assert in_float64.model.compiled is not None
     assert by_c.model.compiled.tabulated
+    assert not in_float64.model.compiled.tabulated, "tables are as exact as float32, not float64"
     graph = structures()
     step = torch.zeros_like(graph.pos)
     step[0, 0] = 5e-3
@@ -200,6 +196,17 @@ def test_nothing_is_read_that_is_not_there(variant: str) -> None:
     found = by_c(Graph(**{**graph.__dict__, "pos": lost}))
     assert found.energy.isnan().tolist() == [True, False, False]
     assert found.forces[0].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("variant", COMPILED)
+def test_edges_beyond_the_cutoff_count_for_nothing(variant: str, dtype: torch.dtype) -> None:
+    by_c = potential(variant, dtype)
+    use_compiled_code(by_c, "yes")
+    far = structures(by_c.cutoff + 1.5)
+    assert far.n_edges > structures().n_edges
+    limit = 1e-12 if dtype == torch.float64 else 2e-5
+    assert greatest_difference(numbers(by_c, far), numbers(by_c, structures())) < limit
 
 
 def test_autocast_is_left_to_torch() -> None:
@@ -311,6 +318,14 @@ def test_a_compiler_that_fails(
     assert not list(fresh.glob("*")), "nothing half done stays"
 
 
+def test_too_many_channels_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "_MOST", 20)
+    by_c = potential("nequip")
+    with pytest.warns(UserWarning, match=r"no compiled code for as many channels: 6x0e\+4x1o"):
+        use_compiled_code(by_c, "yes")
+    assert by_c.model.compiled is None
+
+
 def test_other_numbers_are_refused(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(product: NeighbourTensorProduct, name: str, table: bool) -> str:
         return source.functions(product, name, table).replace("y1 = ", "y1 = (real)1.001 * ")
@@ -366,30 +381,3 @@ def test_unpickled_where_there_is_no_compiler(
         found = [numbers(other, structures()) for _ in range(2)]
     assert len(said) == 1
     assert greatest_difference(found[0], numbers(by_c, structures())) < 1e-12
-
-
-def test_tables_are_as_exact_as_float32() -> None:
-    torch.manual_seed(0)
-    modules = torch.nn.Sequential(BesselBasis(8, 5.0), MLP((8, 32, 32, 20)))
-    envelope = PolynomialEnvelope(6)
-
-    def function(dtype: torch.dtype) -> RadialWeights:
-        of = deepcopy(modules).to(dtype)
-        return lambda r: of(r) * envelope(r / 5.0).unsqueeze(1)
-
-    table = radial_table(function, 5.0)
-    assert table is not None
-    r = torch.linspace(0.35, 4.999, 3001, dtype=torch.float64)
-    value, slope = table(r)
-    exact, exact_slope = torch.func.jvp(function(torch.float64), (r,), (torch.ones_like(r),))
-    assert (value - exact).abs().max() < 1e-6 * exact.abs().max()
-    assert (slope - exact_slope).abs().max() < 2e-6 * exact_slope.abs().max()
-    # No jump from cell to cell.
-    edges = torch.arange(1.0, 1000.0, dtype=torch.float64)
-    edges = edges / (table.scale - edges)
-    low, high = table(edges * (1 - 1e-12))[0], table(edges * (1 + 1e-12))[0]
-    assert (low - high).abs().max() < 1e-6 * exact.abs().max()
-
-
-def test_no_table_of_what_is_too_steep() -> None:
-    assert radial_table(lambda _: lambda r: torch.sin(1e4 * r).unsqueeze(1), 5.0) is None

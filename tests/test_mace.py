@@ -66,8 +66,10 @@ def translated(theirs: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_same_weights_same_energies_as_mace_torch(variant: str) -> None:
+def of_mace_torch(
+    variant: str,
+) -> tuple[MACE, reference.Reference, float, dict[int, float]]:
+    """Ours with the reference's weights, what it gives, its scale and energies of elements."""
     ref = reference.read(f"mace-{variant}")
     model = build_model("mace", translated(ref.settings)).double()
     assert isinstance(model, MACE)
@@ -85,6 +87,12 @@ def test_same_weights_same_energies_as_mace_torch(variant: str) -> None:
         ]
     energies = ref.weights["atomic_energies_fn.atomic_energies"][-1] + shift
     references = dict(zip(reference.ELEMENTS, energies.tolist(), strict=True))
+    return model, ref, scale, references
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_same_weights_same_energies_as_mace_torch(variant: str) -> None:
+    model, ref, scale, references = of_mace_torch(variant)
     reference.compare(
         model, ref, scale=scale, shift=references, in_float32=variant not in CANCELLING
     )

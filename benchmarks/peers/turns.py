@@ -122,10 +122,12 @@ class Calls(Dialogue):
     def run(self, package: str, n_parameters: int, calculator: Calculator) -> None:
         """Take turns until there are no more."""
         self.answer(package=package, torch=torch.__version__, parameters=n_parameters)
+        displacements: dict[int, np.random.Generator] = {}  # none twice: it could be remembered
         while True:
             n_atoms, n_calls = map(int, self.wait().split())
             atoms = slab(n_atoms)
-            start, rng = atoms.positions.copy(), np.random.default_rng(n_atoms)
+            start = atoms.positions.copy()
+            rng = displacements.setdefault(n_atoms, np.random.default_rng(n_atoms))
             times: list[float] = []
             for _ in range(n_calls):
                 atoms.positions = start + rng.normal(0.0, 0.01, start.shape)

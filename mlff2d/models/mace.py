@@ -11,9 +11,9 @@ Axes: N atoms, E edges, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
+from itertools import zip_longest
 from typing import ClassVar, cast
 
 import torch
@@ -22,17 +22,13 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from mlff2d.graph import Graph
-from mlff2d.models.base import (
-    EnergyModel,
-    check_choice,
-    check_counts,
-    check_flags,
-    check_positive,
-    check_sizes,
-)
-from mlff2d.nn.elements import ElementIndex, check_elements
+from mlff2d.models.base import EnergyModel
+from mlff2d.models.mace_config import MACEConfig as MACEConfig
+from mlff2d.nn.elements import ElementIndex
 from mlff2d.nn.equivariant import ElementLinear, IrrepsLinear, SphericalHarmonics, alike
-from mlff2d.nn.irreps import SCALAR, irreps_set, parse_irreps
+from mlff2d.nn.irreps import SCALAR, irreps_set
+from mlff2d.nn.kernels.layers import features
+from mlff2d.nn.kernels.products import ProductUpdate
 from mlff2d.nn.kernels.sums import CompiledSums
 from mlff2d.nn.mlp import MLP, ScaledLinear
 from mlff2d.nn.neighbour_sum import Neighbours, NeighbourSum, arrange
@@ -40,150 +36,9 @@ from mlff2d.nn.pairs import AgnesiTransform, PairRepulsion
 from mlff2d.nn.radial import BesselBasis, PolynomialEnvelope
 from mlff2d.nn.scatter import segment_sum
 from mlff2d.nn.symmetric_contraction import SymmetricContraction
-from mlff2d.nn.symmetric_tables import MAX_CORRELATION, counts, greatest_correlation
-from mlff2d.nn.tensor_product import find_paths
 
 Features = list[Tensor]
-INTERACTIONS = ("plain", "residual", "density", "density_residual")
-TRANSFORMS = ("none", "agnesi")
-MAX_DEGREE = 6
 DENSITY_GAIN = 0.3
-
-
-@dataclass(frozen=True)
-class MACEConfig:
-    """Settings of MACE; the defaults are those of the small MACE-MP-0, with a shorter cutoff.
-
-    Raises ValueError for values that make no model; the sentence names the nearest that do.
-
-    Attributes
-    ----------
-    elements
-        Atomic numbers known, ascending.
-    cutoff
-        Neighbours within it, in Å.
-    n_layers
-        Message-passing layers.
-    hidden_irreps
-        Features between layers, in e3nn's notation, all with the same number of channels.
-        "128x0e+128x1o" is more accurate and about twice as slow.
-    l_max
-        Greatest degree of the spherical harmonics and of the features that are multiplied.
-    correlation
-        How many neighbours a message is made of at most: 1 for pairs, 3 as in the paper.
-    n_bessel
-        Radial basis functions.
-    radial_hidden
-        Hidden layers of the radial networks.
-    envelope_p
-        Exponent of the envelope that ends at the cutoff.
-    readout_hidden
-        Hidden layer of the last readout; those of the layers before are linear.
-    avg_neighbors
-        Mean number of neighbours within the cutoff in the training data, which messages are
-        divided by.
-    first_interaction, interaction
-        Of the first layer and of the others. "residual": the input is added after the product
-        basis, times a matrix of the element. "plain": instead messages are multiplied with such a
-        matrix. "density_residual", "density": the same, only that messages are divided by a learnt
-        count of the neighbours rather than by their mean number, which helps where coordinations
-        differ much, as in the models from MACE-MP-0b2 on.
-    distance_transform
-        "none", or "agnesi": the radial functions act on distances scaled by covalent radii.
-    pair_repulsion
-        Adds a repulsion of nuclei to the energies. It counts as eV where the potential's scale is
-        1; new potentials do better with the prior `zbl`.
-    """
-
-    elements: tuple[int, ...] = tuple(range(1, 95))
-    cutoff: float = 5.0
-    n_layers: int = 2
-    hidden_irreps: str = "128x0e"
-    l_max: int = 3
-    correlation: int = 3
-    n_bessel: int = 8
-    radial_hidden: tuple[int, ...] = (64, 64, 64)
-    envelope_p: int = 5
-    readout_hidden: int = 16
-    avg_neighbors: float = 20.0
-    first_interaction: str = "residual"
-    interaction: str = "residual"
-    distance_transform: str = "none"
-    pair_repulsion: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "elements", check_elements(self.elements))
-        check_counts(self, 1, "n_layers", "n_bessel", "readout_hidden")
-        check_counts(self, 1, "correlation", most=MAX_CORRELATION)
-        check_counts(self, 0, "l_max", most=MAX_DEGREE)
-        check_counts(self, 2, "envelope_p")
-        check_positive(self, cutoff="in Å, such as 5.0", avg_neighbors="such as 20.0")
-        check_sizes(self, "radial_hidden")
-        check_choice(self, "first_interaction", INTERACTIONS)
-        check_choice(self, "interaction", INTERACTIONS)
-        check_choice(self, "distance_transform", TRANSFORMS)
-        check_flags(self, "pair_repulsion")
-        hidden = parse_irreps(self.hidden_irreps, parity=True)
-        self._check_channels(hidden)
-        self._check_correlation(hidden)
-        self._check_reached(hidden)
-
-    @property
-    def channels(self) -> int:
-        """C, the channels of every irrep."""
-        return int(parse_irreps(self.hidden_irreps, parity=True)[0].mul)
-
-    def layer_irreps(self) -> list[o3.Irreps]:
-        """What each layer puts out: the hidden irreps, the last one their scalars."""
-        hidden = parse_irreps(self.hidden_irreps, parity=True)
-        return [hidden] * (self.n_layers - 1) + [o3.Irreps([(hidden[0].mul, SCALAR)])]
-
-    def coupled_irreps(self, outputs: o3.Irreps) -> o3.Irreps:
-        """Irreps of A, the summed messages, that a layer with these outputs multiplies."""
-        natural = [o3.Irrep(degree, (-1) ** degree) for degree in range(self.l_max + 1)]
-        if self.correlation == 1:
-            natural = [ir for ir in natural if ir in irreps_set(outputs)]
-        return o3.Irreps([(outputs[0].mul, ir) for ir in natural])
-
-    def _check_channels(self, hidden: o3.Irreps) -> None:
-        channels = hidden[0].mul
-        if any(mul != channels for mul, _ in hidden):
-            even = o3.Irreps([(channels, ir) for _, ir in hidden])
-            raise ValueError(
-                f"hidden_irreps {self.hidden_irreps!r}: all irreps have the same number of "
-                f"channels, for they are products of the same ones; use {str(even)!r}"
-            )
-
-    def _check_correlation(self, hidden: o3.Irreps) -> None:
-        for outputs in {str(irreps): irreps for irreps in self.layer_irreps()}.values():
-            coupled = tuple(ir for _, ir in self.coupled_irreps(outputs))
-            order = greatest_correlation(coupled, tuple(ir for _, ir in outputs), self.correlation)
-            if order < self.correlation:
-                raise ValueError(
-                    f"correlation = {self.correlation}: with l_max = {self.l_max} and "
-                    f"hidden_irreps {self.hidden_irreps!r} the tables of its products would not "
-                    f"fit in memory; use {order}"
-                )
-
-    def _check_reached(self, hidden: o3.Irreps) -> None:
-        """Each hidden irrep is a product of harmonics, and the next layer can make use of it."""
-        alive = {SCALAR}
-        if self.n_layers > 1:
-            natural = tuple(o3.Irrep(degree, (-1) ** degree) for degree in range(self.l_max + 1))
-            made = set().union(*counts(natural, self.correlation)[1:])
-            after = [self.coupled_irreps(irreps) for irreps in self.layer_irreps()[1:]]
-            wanted = set().union(*(irreps_set(irreps) for irreps in after))
-            for term in hidden:
-                if term.ir in made and find_paths(o3.Irreps([term]), self.l_max, wanted):
-                    alive.add(term.ir)
-        if alive != irreps_set(hidden):
-            dead = o3.Irreps([term for term in hidden if term.ir not in alive])
-            live = o3.Irreps([term for term in hidden if term.ir in alive])
-            raise ValueError(
-                f"hidden_irreps {self.hidden_irreps!r}: with l_max = {self.l_max}, correlation = "
-                f"{self.correlation} and n_layers = {self.n_layers} no tensor products lead to the "
-                f"energy by way of {dead}; use {str(live)!r}"
-            )
 
 
 class MACE(EnergyModel):
@@ -223,67 +78,61 @@ class MACE(EnergyModel):
 
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Scalars that each layer leaves: (E, 3) edge vectors in Å -> (N, n_layers C)."""
+        compiled = None if self.compiled is None else self.compiled.bind(graph, edge_vec)
+        if compiled is None:
+            return self._by_torch(graph, edge_vec)
+        layers = self._layers()
         element = self.element_index(graph.z)
-        neighbours, messages = self._messages(graph, edge_vec)
+        x = self.embedding.index_select(0, element)
+        (y,) = layers[0].linear_in([x.unsqueeze(1)])
+        weights: list[Tensor] = []
+        scales: list[Tensor | None] = [None for _ in layers]
+        if not compiled.tabulated or any(layer.density for layer in layers):
+            radial = self._radial(graph, torch.linalg.vector_norm(edge_vec, dim=1))
+            edges = Neighbours(0, graph.edge_index, radial[:, :0], radial)
+            scales = [layer.density_scale(edges, graph.n_atoms) for layer in layers]
+            if not compiled.tabulated:
+                weights = [layer.radial(radial) for layer in layers]
+        return features(compiled, element, x, y, weights, scales, partial(self._by_torch, graph))
+
+    def _by_torch(
+        self,
+        graph: Graph,
+        edge_vec: Tensor,
+        weights: Sequence[Tensor | None] = (),
+        scales: Sequence[Tensor | None] = (),
+    ) -> Tensor:
+        """The same, with (E, W) radial weights and (N,) scales of each layer where known."""
+        element = self.element_index(graph.z)
+        r = torch.linalg.vector_norm(edge_vec, dim=1)
+        harmonics, radial = self.harmonics(edge_vec / r.unsqueeze(1)), self._radial(graph, r)
+        known = [part for part in weights if part is not None]
+        if known:
+            neighbours = Neighbours(0, graph.edge_index, harmonics, radial)
+        else:
+            neighbours = arrange(graph.edge_index, harmonics, radial, graph.n_atoms)
         x = [self.embedding.index_select(0, element).unsqueeze(1)]
         scalars = []
-        for k, layer in enumerate(self.layers):
-            x = layer(x, element, neighbours, partial(messages, k))
+        for k, layer in enumerate(self._layers()):
+            x = layer(
+                x, element, neighbours, known[k] if known else None, scales[k] if scales else None
+            )
             scalars.append(x[0].squeeze(1))
         return torch.cat(scalars, dim=1)
 
-    def _messages(
-        self, graph: Graph, edge_vec: Tensor
-    ) -> tuple[Neighbours | None, Callable[[int, Features], Features]]:
-        """The edges for a density, and what a layer, by its number, has features summed by."""
-        compiled = None if self.compiled is None else self.compiled.bind(graph, edge_vec)
-        if compiled is None:
-            neighbours = self._neighbours(graph, edge_vec)
-            return neighbours, lambda k, x: self._eager(k, x, neighbours)
-        edges = None
-        if not (compiled.tabulated and self.layers[0].density is None):
-            radial = self._radial(graph, torch.linalg.vector_norm(edge_vec, dim=1))
-            edges = Neighbours(0, graph.edge_index, radial[:, :0], radial)
-
-        def fast(k: int, x: Features) -> Features:
-            weights = None
-            if not compiled.tabulated:
-                assert edges is not None
-                weights = cast(MACELayer, self.layers[k]).radial(edges.radial)
-
-            def eager(edge_vec: Tensor, weights: Tensor | None, x: Features) -> Features:
-                return self._eager(
-                    k, x, self._neighbours(graph, edge_vec, weights is None), weights
-                )
-
-            return compiled.sum(k, x, weights, eager)
-
-        return edges, fast
-
-    def _neighbours(self, graph: Graph, edge_vec: Tensor, in_places: bool = True) -> Neighbours:
-        r = torch.linalg.vector_norm(edge_vec, dim=1)
-        harmonics, radial = self.harmonics(edge_vec / r.unsqueeze(1)), self._radial(graph, r)
-        if not in_places:
-            return Neighbours(0, graph.edge_index, harmonics, radial)
-        return arrange(graph.edge_index, harmonics, radial, graph.n_atoms)
-
-    def _eager(
-        self, k: int, x: Features, neighbours: Neighbours, weights: Tensor | None = None
-    ) -> Features:
-        layer = cast(MACELayer, self.layers[k])
-        if weights is None:
-            return layer.product.summed(x, layer.radial, neighbours)
-        return layer.product(x, neighbours.harmonics, weights, neighbours.edge_index)
+    def _layers(self) -> list[MACELayer]:
+        return [cast(MACELayer, layer) for layer in self.layers]
 
     def compile_sums(self) -> None:
         """See `EnergyModel`."""
-        layers = [cast(MACELayer, layer) for layer in self.layers]
+        layers = self._layers()
         tabulated = self.transform is None  # else radial functions are those of two elements
         self.compiled = CompiledSums.of(
             [layer.product for layer in layers],
+            [layer.update(following) for layer, following in zip_longest(layers, layers[1:])],
             [nn.Sequential(_Radial(self), layer.radial) for layer in layers] if tabulated else None,
             self.cutoff,
-            self.embedding.dtype,
+            list(self.parameters()),
         )
 
     def forward(self, graph: Graph, edge_vec: Tensor) -> Tensor:
@@ -368,8 +217,9 @@ class MACELayer(nn.Module):
         self,
         x: Features,
         element: Tensor,
-        neighbours: Neighbours | None,
-        messages: Callable[[Features], Features],
+        neighbours: Neighbours,
+        weights: Tensor | None = None,
+        scale: Tensor | None = None,
     ) -> Features:
         """List of (N, 2l+1, C) features -> the next.
 
@@ -379,14 +229,21 @@ class MACELayer(nn.Module):
         element : (N,)
             Row numbers of the elements.
         neighbours
-            The edges, their radial functions zero at the cutoff, with first and second derivative;
-            for a density only.
-        messages
-            Sums `product` over the neighbours.
+            The edges, their radial functions zero at the cutoff, with first and second derivative.
+        weights : (E, n_weights) or None
+            What `radial` makes of the radial functions, where it is known; places are edges then.
+        scale : (N,) or None
+            What `density_scale` makes of them, where it is known.
         """
-        found = messages(self.linear_in(x))
-        scale = self._message_scale(neighbours, len(element))
-        a = self.linear_message([m * scale for m in found])  # eq. 8
+        if weights is None:
+            found = self.product.summed(self.linear_in(x), self.radial, neighbours)
+        else:
+            harmonics, edge_index = neighbours.harmonics, neighbours.edge_index
+            found = self.product(self.linear_in(x), harmonics, weights, edge_index)
+        if scale is None:
+            scale = self.density_scale(neighbours, len(element))
+        by = self.message_scale if scale is None else scale.view(-1, 1, 1)
+        a = self.linear_message([m * by for m in found])  # eq. 8
         if self.element_linear is not None:
             a = [part for part in self.element_linear(a, element) if part is not None]
         products = self.linear_out(self.contraction(a, element))  # eqs. 10 and 11
@@ -395,13 +252,24 @@ class MACELayer(nn.Module):
         kept = self.self_connection(x, element)  # eq. 12
         return [p if k is None else p + k for p, k in zip(products, kept, strict=True)]
 
-    def _message_scale(self, neighbours: Neighbours | None, n_atoms: int) -> Tensor | float:
-        """What the sum over neighbours is multiplied with: a number, or (N, 1, 1)."""
+    def density_scale(self, neighbours: Neighbours, n_atoms: int) -> Tensor | None:
+        """(N,) what the sums over neighbours are multiplied with; None where that is a constant."""
         if self.density is None:
-            return self.message_scale
-        assert neighbours is not None
+            return None
         density = torch.tanh(self.density(neighbours.radial).square())
-        return 1.0 / (1.0 + neighbours.sum(density, n_atoms)).unsqueeze(2)
+        return 1.0 / (1.0 + neighbours.sum(density, n_atoms).squeeze(1))
+
+    def update(self, following: MACELayer | None) -> ProductUpdate:
+        """What follows the sums, and `linear_in` of the following layer, for compiled code."""
+        return ProductUpdate.of(
+            self.linear_message,
+            1.0 if self.density else self.message_scale,
+            self.element_linear,
+            self.contraction,
+            self.linear_out,
+            self.self_connection,
+            None if following is None else following.linear_in,
+        )
 
 
 class MACEReadout(nn.Module):

@@ -33,7 +33,7 @@ from mlff2d.nn.equivariant import (
 )
 from mlff2d.nn.irreps import SCALAR, irreps_set
 from mlff2d.nn.kernels.layers import features
-from mlff2d.nn.kernels.node import Connection, NodeLayer
+from mlff2d.nn.kernels.node import Connection, GateUpdate
 from mlff2d.nn.kernels.sums import CompiledSums
 from mlff2d.nn.mlp import MLP
 from mlff2d.nn.tensor_product import NeighbourTensorProduct
@@ -94,9 +94,16 @@ class NequIP(EnergyModel):
         if not compiled.tabulated:
             radial = self.basis(torch.linalg.vector_norm(edge_vec, dim=1))
             weights = [layer.radial(radial) for layer in self._layers()]
-        return features(compiled, element, x, y, weights, partial(self._by_torch, graph))
+        scales = [None] * len(self.layers)
+        return features(compiled, element, x, y, weights, scales, partial(self._by_torch, graph))
 
-    def _by_torch(self, graph: Graph, edge_vec: Tensor, weights: Sequence[Tensor] = ()) -> Tensor:
+    def _by_torch(
+        self,
+        graph: Graph,
+        edge_vec: Tensor,
+        weights: Sequence[Tensor | None] = (),
+        _: Sequence[None] = (),
+    ) -> Tensor:
         """The same, with (E, W) radial weights of each layer where they are known."""
         element = self.element_index(graph.z)
         r = torch.linalg.vector_norm(edge_vec, dim=1)
@@ -105,7 +112,9 @@ class NequIP(EnergyModel):
         embedding = self.embedding.index_select(0, element)
         x = [embedding.unsqueeze(1)]
         for k, layer in enumerate(self._layers()):
-            own = weights[k] if weights else layer.radial(radial)
+            own = weights[k] if weights else None
+            if own is None:
+                own = layer.radial(radial)
             x = layer(x, element, embedding, harmonics, own, graph.edge_index)
         return x[0].squeeze(1)
 
@@ -117,13 +126,12 @@ class NequIP(EnergyModel):
         layers = self._layers()
         self.compiled = CompiledSums.of(
             [layer.product for layer in layers],
-            [nn.Sequential(self.basis, layer.radial) for layer in layers],
-            self.cutoff,
-            self.embedding.dtype,
             [
-                layer.node(self.embedding, following)
+                layer.update(self.embedding, following)
                 for layer, following in zip_longest(layers, layers[1:])
             ],
+            [nn.Sequential(self.basis, layer.radial) for layer in layers],
+            self.cutoff,
             list(self.parameters()),
         )
 
@@ -207,11 +215,11 @@ class InteractionLayer(nn.Module):
         new = [self.residual * part for part in new]
         return [p if k is None else x[k] + p for p, k in zip(new, self.sources, strict=True)]
 
-    def node(self, embedding: Tensor, following: InteractionLayer | None) -> NodeLayer:
+    def update(self, embedding: Tensor, following: InteractionLayer | None) -> GateUpdate:
         """The same, and `linear_in` of the following layer, for compiled code."""
         n_terms = len(self.gate.irreps_in)
         own = self.self_connection
-        return NodeLayer.of(
+        return GateUpdate.of(
             self.linear_out,
             self.message_scale,
             [None] * n_terms if own is None else own.connections(embedding),

@@ -9,6 +9,7 @@ component is contiguous.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -32,6 +33,8 @@ from mlff2d.nn.filters import (
     RadialFilterBasis,
     joined,
 )
+from mlff2d.nn.kernels.filters import CompiledFilters, FilterFunctions, Filters
+from mlff2d.nn.kernels.painn import CompiledPaiNN
 from mlff2d.nn.scatter import segment_sum
 
 
@@ -233,6 +236,32 @@ class PaiNN(EnergyModel):
 
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Scalars of the atoms after the last block: (E, 3) in Å -> (N, channels)."""
+        bound = None if self.compiled is None else self.compiled.bind(graph, edge_vec)
+        if bound is None:
+            return self._by_torch(graph, edge_vec)
+        assert isinstance(self.compiled, CompiledFilters)
+        element = self.element_index(graph.z)
+        x = self.embedding(element)
+        return self.compiled.features(bound, x, element, partial(self._by_torch, graph))
+
+    def compile_sums(self) -> None:
+        """See `EnergyModel`."""
+        blocks = range(self.config.n_blocks)
+        messages = [cast(MessageBlock, self.messages[k % len(self.messages)]) for k in blocks]
+        updates = [cast(UpdateBlock, self.updates[k % len(self.updates)]) for k in blocks]
+        filters = [cast(nn.Linear, self.filters[k % len(self.filters)]) for k in blocks]
+        functions = FilterFunctions(self.radial)
+        self.compiled = CompiledPaiNN(
+            [Filters(functions, joined(layer).detach()) for layer in filters],
+            [(block.hidden, block.out) for block in messages],
+            [(block.mix, block.hidden, block.out) for block in updates],
+            self.embedding.weight,
+            self.config.epsilon,
+            self.cutoff,
+            list(self.parameters()),
+        )
+
+    def _by_torch(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         r = torch.linalg.vector_norm(edge_vec, dim=1)
         unit = (edge_vec / r.unsqueeze(1)).T.contiguous().unsqueeze(2)
         radial, envelope = self.radial(r)

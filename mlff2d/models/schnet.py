@@ -9,7 +9,8 @@ Axes: N atoms, E edges, C channels, F filters, R radial functions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,12 @@ from mlff2d.nn.filters import (
     AtomwiseReadout,
     Dense,
     RadialFilterBasis,
+    joined,
     shifted_softplus,
 )
+from mlff2d.nn.kernels.compiler import CompilerError
+from mlff2d.nn.kernels.filters import CompiledFilters, FilterFunctions, Filters
+from mlff2d.nn.kernels.schnet import CompiledSchNet
 from mlff2d.nn.scatter import segment_sum
 
 
@@ -143,6 +148,42 @@ class SchNet(EnergyModel):
 
     def features(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         """Features of the atoms after the last block: (E, 3) in Å -> (N, channels)."""
+        bound = None if self.compiled is None else self.compiled.bind(graph, edge_vec)
+        if bound is None:
+            return self._by_torch(graph, edge_vec)
+        assert isinstance(self.compiled, CompiledFilters)
+        element = self.element_index(graph.z)
+        x = self.embedding(element)
+        return self.compiled.features(bound, x, element, partial(self._by_torch, graph))
+
+    def compile_sums(self) -> None:
+        """See `EnergyModel`."""
+        # Networks of every edge cost so much that the rest is no matter.
+        compiled = self._compiled() if self.embedding.weight.dtype == torch.float32 else None
+        if compiled is None or not compiled.tabulated:
+            raise CompilerError(
+                "a SchNet whose filters are not tabulated, as they are in float32, has no sums "
+                "that are compiled"
+            )
+        self.compiled = compiled
+
+    def _compiled(self) -> CompiledSchNet:
+        owners = [k % len(self.blocks) for k in range(self.config.n_blocks)]
+        networks = [cast(FilterNetwork, network) for network in self.filters]
+        filters = [
+            Filters(FilterFunctions(self.radial, own.hidden), joined(own.out).detach())
+            for own in networks
+        ]
+        blocks = [cast(SchNetBlock, self.blocks[k]) for k in owners]
+        return CompiledSchNet(
+            [filters[k] for k in owners],
+            [(block.embed, block.hidden, block.out) for block in blocks],
+            self.embedding.weight,
+            self.cutoff,
+            list(self.parameters()),
+        )
+
+    def _by_torch(self, graph: Graph, edge_vec: Tensor) -> Tensor:
         radial, envelope = self.radial(torch.linalg.vector_norm(edge_vec, dim=1))
         x = self.embedding(self.element_index(graph.z))
         filters = [network(radial, envelope) for network in self.filters]

@@ -6,6 +6,8 @@ Axes: N atoms, C channels, D components of all input irreps together, T monomial
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
@@ -19,6 +21,27 @@ from mlff2d.nn.equivariant import alike
 from mlff2d.nn.symmetric_tables import Irreps, families, monomials
 
 Product = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Polynomials:
+    """The components of all output irreps as polynomials, without their coefficients.
+
+    Factors are 1, the D components, and what the stages add; monomials are products of two.
+
+    Attributes
+    ----------
+    stages : (S, 2)
+        Pairs of factors whose product is the next factor.
+    monomials : (T, 2)
+        Pairs of factors; those of one output component after those of another.
+    ends : (sum of 2L + 1,)
+        Where those of each output component end.
+    """
+
+    stages: Tensor
+    monomials: Tensor
+    ends: Tensor
 
 
 class SymmetricContraction(nn.Module):
@@ -59,6 +82,7 @@ class SymmetricContraction(nn.Module):
                 self.register_buffer(f"{kind}_{k}", torch.tensor(pairs).T, persistent=False)
         self.matrices = nn.ModuleList(Constant(torch.from_numpy(m)) for m in plan.matrices)
         self.rows = plan.rows
+        self.dims_in = [ir.dim for _, ir in irreps_in]
         self.dims = [ir.dim for _, ir in irreps_out]
         self.weights = nn.ParameterList(
             alike(n_elements, number, self.channels) for number in plan.n_families
@@ -87,6 +111,36 @@ class SymmetricContraction(nn.Module):
             torch.stack([found[out, m] for m in range(dim)], dim=1)
             for out, dim in enumerate(self.dims)
         ]
+
+    def polynomials(self) -> Polynomials:
+        """What is computed, written as polynomials; see `coefficients`."""
+        stages = [self.get_buffer(f"stage_{k}") for k in range(self.n_stages)]
+        monomials = [
+            self.get_buffer(f"block_{block}")[:, columns]
+            for block, _, columns in self._components()
+        ]
+        return Polynomials(
+            torch.cat([torch.zeros(2, 0, dtype=torch.int64), *stages], dim=1).T,
+            torch.cat(monomials, dim=1).T,
+            torch.tensor([part.shape[1] for part in monomials]).cumsum(0),
+        )
+
+    def coefficients(self) -> Iterator[Tensor]:
+        """(n_elements, T, C) float64 coefficients of the monomials of each output component."""
+        outs = [out for out, dim in enumerate(self.dims) for _ in range(dim)]
+        for out, (_, matrix, columns) in zip(outs, self._components(), strict=True):
+            weight = self.weights[out].detach().double() * self.factors[out]
+            yield torch.einsum("zkc,kt->ztc", weight, matrix[:, columns])
+
+    def _components(self) -> list[tuple[int, Tensor, Tensor]]:
+        """For each output component its block, (K, T_block) families and their columns not zero."""
+        exact = torch.empty(0, dtype=torch.float64)
+        found = {}
+        for block, (matrix, rows) in enumerate(zip(self.matrices, self.rows, strict=True)):
+            sizes = [self.weights[out].shape[1] for out, _ in rows]
+            for row, part in zip(rows, matrix(exact).split(sizes), strict=True):
+                found[row] = block, part, part.any(dim=0).nonzero().squeeze(1)
+        return [found[row] for row in sorted(found)]
 
 
 def _multiplied(products: Tensor, pairs: Tensor) -> Tensor:

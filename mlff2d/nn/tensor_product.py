@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from e3nn import o3
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from mlff2d.nn.constant import Constant
 from mlff2d.nn.scatter import segment_sum
 
-if TYPE_CHECKING:
-    from mlff2d.nn.kernels.trainable import TrainableSum
+Sum = Callable[[list[Tensor], Tensor, Tensor, Tensor], list[Tensor] | None]
+"""As `NeighbourTensorProduct.forward`; None for what it was not made for."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class NeighbourTensorProduct(nn.Module):
         The same by compiled code, where it was made; see `mlff2d.compiled.train_compiled`.
     """
 
-    compiled: TrainableSum | None = None
+    compiled: Sum | None = None
 
     def __init__(
         self,

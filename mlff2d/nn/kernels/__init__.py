@@ -1,1 +1,1 @@
-"""Sums over neighbours in C: written for a tensor product, compiled where a compiler is."""
+"""Layers of models in C: written for their irreps, compiled where a compiler is."""

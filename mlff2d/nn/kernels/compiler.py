@@ -101,7 +101,8 @@ def _compile(compiler: str, source: str, library: Path) -> None:
             if done.returncode == 0:
                 os.replace(out, library)
                 return
-    words = (done.stderr.strip().splitlines() or ["it says nothing"])[0]
+    lines = done.stderr.strip().splitlines() or ["it says nothing"]
+    words = next((line for line in lines if "error" in line), lines[0])
     raise CompilerError(f"{compiler} could not compile ({words})")
 
 

@@ -1,27 +1,27 @@
 """All layers of a model by compiled code, as one operation with one gradient.
 
-Features of all terms lie in one tensor, term after term, each (N, 2l+1, C).
-
 Axes: N atoms, E edges, W radial weights, F numbers of an atom.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mlff2d.nn.kernels.node import NodeLayer, differentiable, pointer
 from mlff2d.nn.kernels.sums import BoundSums, SumLayer, radial_of
+from mlff2d.nn.kernels.update import (
+    Atoms,
+    Update,
+    differentiable,
+    pointer,
+    starts,
+    term_pointers,
+)
 
-_ATOMS_PER_THREAD = 50
-"""Below, starting a thread costs more than it saves."""
-
-Eager = Callable[[Tensor, list[Tensor]], Tensor]
+Eager = Callable[[Tensor, list[Tensor | None], list[Tensor | None]], Tensor]
 
 
 def features(
@@ -30,24 +30,31 @@ def features(
     x: Tensor,
     y: Tensor,
     weights: Sequence[Tensor],
+    scales: Sequence[Tensor | None],
     eager: Eager,
 ) -> Tensor:
-    """What the last layer leaves of one term: (N, F).
+    """The first terms that the layers which are read leave, side by side: (N, F).
 
     Parameters
     ----------
     bound
-        Sums and nodes of all layers, over certain edges.
+        Sums and updates of all layers, over certain edges.
     element : (N,) int64
         Row numbers of the elements.
     x, y : (N, F)
         The first layer's input, of one term, and what it sums over neighbours.
     weights
-        (E, W) radial weights of each layer, unless tabulated.
+        (E, W) radial weights of each layer; none where tabulated.
+    scales
+        (N,) for each layer what its messages are multiplied with, or None.
     eager
-        The same of edge vectors and radial weights by operations of torch, for second derivatives.
+        The same of edge vectors, radial weights and scales by operations of torch, for second
+        derivatives.
     """
-    found: Tensor = _Layers.apply(bound, eager, element, x, y, bound.edge_vec, *weights)
+    none = [None] * len(scales)
+    found: Tensor = _Layers.apply(
+        bound, eager, element, x, y, bound.edge_vec, *(weights or none), *scales
+    )
     return found
 
 
@@ -61,123 +68,96 @@ class _Layers(torch.autograd.Function):
         x: Tensor,
         y: Tensor,
         edge_vec: Tensor,
-        *weights: Tensor,
+        *given: Tensor | None,
     ) -> Tensor:
-        n_atoms = bound.n_atoms
-        weights = tuple(part.contiguous() for part in weights)
-        summed, before = [], []
-        for k, (layer, node) in enumerate(_layers(bound)):
-            m = edge_vec.new_zeros(n_atoms * sum(dim * mul for dim, mul in layer.shapes))
+        n_atoms, atoms = bound.n_atoms, Atoms(bound.library, element)
+        given = tuple(None if part is None else part.contiguous() for part in given)
+        summed, kept, read = [], [], []
+        for (layer, update), weights, scale in _layers(bound, given):
+            shapes = [dim * mul for dim, mul in layer.shapes]
+            m = edge_vec.new_zeros(n_atoms * sum(shapes))
+            messages = term_pointers(m, n_atoms, shapes)
             bound.run(
                 f"{layer.name}_forward",
                 bound.n_threads,
-                *radial_of(layer, weights[k] if weights else None),
-                _terms(y, n_atoms, layer.inputs),
-                _terms(m, n_atoms, [dim * mul for dim, mul in layer.shapes]),
+                *radial_of(layer, weights),
+                term_pointers(y, n_atoms, layer.inputs),
+                messages,
             )
-            z = edge_vec.new_zeros(n_atoms * node.n_before)
-            out = edge_vec.new_empty(n_atoms * sum(node.sizes))
-            after = None if node.is_last else torch.zeros_like(out)
-            inputs = _starts(x, n_atoms, layer.inputs)
-            bound.library.node_forward(
-                *_common(bound, node, element),
-                node.addresses[0],
-                _terms(m, n_atoms, [dim * mul for dim, mul in layer.shapes]),
-                _chosen(inputs, node.connections),
-                _chosen(inputs, node.kept),
-                ctypes.c_double(node.factor),
-                ctypes.c_double(node.epsilon),
-                _terms(z, n_atoms, [dim * mul for dim, mul, _ in node.shapes]),
-                _terms(out, n_atoms, node.sizes),
-                _terms(after, n_atoms, node.sizes),
-            )
+            inputs = starts(x, n_atoms, layer.inputs)
+            saved, x, after = update.forward(atoms, messages, inputs, scale)
+            if update.is_read:
+                read.append(x[: n_atoms * update.sizes[0]].view(n_atoms, -1))
             summed.append(y)
-            before.append(z)
-            x = out
+            kept.append(saved)
             if after is not None:
                 y = after
-        ctx.parts = bound, eager, len(weights)
-        ctx.save_for_backward(element, edge_vec, *weights, *summed, *before)
-        return x.view(n_atoms, -1)
+        ctx.parts = bound, eager, len(given)
+        ctx.save_for_backward(element, edge_vec, *given, *summed, *kept)
+        return read[0] if len(read) == 1 else torch.cat(read, dim=1)
 
     @staticmethod
     def backward(ctx: Any, by: Tensor) -> Any:
-        bound, eager, n_weights = ctx.parts
+        bound, eager, n_given = ctx.parts
         element, edge_vec, *saved = ctx.saved_tensors
-        weights, saved = saved[:n_weights], saved[n_weights:]
+        given, saved = saved[:n_given], saved[n_given:]
         none = None, None, None, None, None
+        n_layers = n_given // 2
         if torch.is_grad_enabled():  # a second derivative will be asked for
             return *none, *differentiable(
-                lambda inputs: [eager(inputs[0], inputs[1:])], [edge_vec, *weights], [by]
+                lambda inputs: [eager(inputs[0], inputs[1 : n_layers + 1], inputs[n_layers + 1 :])],
+                [edge_vec, *given],
+                [by],
             )
-        n_atoms = bound.n_atoms
-        pairs = list(_layers(bound))
+        n_atoms, atoms = bound.n_atoms, Atoms(bound.library, element)
         by_edge_vec = torch.zeros_like(edge_vec)
-        by_weights = [torch.zeros_like(part) for part in weights]
-        by_out, by_y = by.contiguous(), None
-        for k in range(len(pairs) - 1, -1, -1):
-            layer, node = pairs[k]
-            y, z = saved[k], saved[len(pairs) + k]
+        by_given = [None if part is None else torch.zeros_like(part) for part in given]
+        of_layers = list(zip(_layers(bound, given), _pairs(by_given), strict=True))
+        by_x, by_y = None, None
+        end = by.shape[1]
+        for k in range(n_layers - 1, -1, -1):
+            ((layer, update), weights, scale), (by_weights, by_scale) = of_layers[k]
+            y, own = saved[k], saved[n_layers + k]
+            by_out = by_x
+            if by_out is None:
+                by_out = edge_vec.new_zeros(n_atoms * sum(update.sizes))
+            if update.is_read:
+                begin = end - update.sizes[0]
+                by_out[: n_atoms * update.sizes[0]].view(n_atoms, -1).add_(by[:, begin:end])
+                end = begin
             shapes = [dim * mul for dim, mul in layer.shapes]
             by_m = edge_vec.new_zeros(n_atoms * sum(shapes))
+            by_messages = term_pointers(by_m, n_atoms, shapes)
             by_x = edge_vec.new_zeros(n_atoms * sum(layer.inputs))
-            by_inputs = _starts(by_x, n_atoms, layer.inputs)
-            bound.library.node_backward(
-                *_common(bound, node, element),
-                node.addresses[1],
-                ctypes.c_double(node.factor),
-                ctypes.c_double(node.epsilon),
-                _terms(z, n_atoms, [dim * mul for dim, mul, _ in node.shapes]),
-                _terms(by_out, n_atoms, node.sizes),
-                _terms(by_y, n_atoms, node.sizes),
-                _terms(by_m, n_atoms, shapes),
-                _chosen(by_inputs, node.connections),
-                _chosen(by_inputs, node.kept),
-            )
+            by_inputs = starts(by_x, n_atoms, layer.inputs)
+            update.backward(atoms, own, scale, by_out, by_y, by_messages, by_inputs, by_scale)
             n_threads = bound.n_threads
             by_sum = edge_vec.new_zeros(n_threads, n_atoms * sum(layer.inputs))
             bound.run(
                 f"{layer.name}_backward",
                 n_threads,
-                *radial_of(layer, weights[k] if weights else None),
-                _terms(y, n_atoms, layer.inputs),
-                _terms(by_m, n_atoms, shapes),
+                *radial_of(layer, weights),
+                term_pointers(y, n_atoms, layer.inputs),
+                by_messages,
                 pointer(by_edge_vec),
-                pointer(by_weights[k] if weights else None),
+                pointer(by_weights),
                 pointer(by_sum),
             )
-            by_out, by_y = by_x, by_sum[0] if n_threads == 1 else by_sum.sum(0)
-        return *none, by_edge_vec, *by_weights
+            by_y = by_sum[0] if n_threads == 1 else by_sum.sum(0)
+        return *none, by_edge_vec, *by_given
 
 
-def _layers(bound: BoundSums) -> zip[tuple[SumLayer, NodeLayer]]:
-    return zip(bound.sums.layers, bound.sums.nodes, strict=True)
+Given = Sequence[Tensor | None]
 
 
-def _common(bound: BoundSums, node: NodeLayer, element: Tensor) -> tuple[Any, ...]:
-    n_atoms = bound.n_atoms
-    return (
-        ctypes.c_int64(n_atoms),
-        ctypes.c_int64(max(1, min(torch.get_num_threads(), n_atoms // _ATOMS_PER_THREAD))),
-        ctypes.c_int64(len(node.shapes)),
-        ctypes.c_int64(node.n_before),
-        pointer(node.terms),
-        pointer(element),
-    )
+def _pairs(given: Given) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Radial weights and scale of each layer."""
+    n_layers = len(given) // 2
+    return list(zip(given[:n_layers], given[n_layers:], strict=True))
 
 
-def _starts(tensor: Tensor, n_atoms: int, sizes: Sequence[int]) -> list[int]:
-    """Where terms of so many numbers an atom begin, for C."""
-    first, step = tensor.data_ptr(), n_atoms * tensor.element_size()
-    return [first + step * before for before in accumulate(sizes[:-1], initial=0)]
-
-
-def _terms(tensor: Tensor | None, n_atoms: int, sizes: Sequence[int]) -> Any:
-    """The same as an array of C, of NULL for None."""
-    if tensor is None:
-        return (ctypes.c_void_p * len(sizes))()
-    return (ctypes.c_void_p * len(sizes))(*_starts(tensor, n_atoms, sizes))
-
-
-def _chosen(starts: Sequence[int], which: Sequence[int | None]) -> Any:
-    return (ctypes.c_void_p * len(which))(*[None if k is None else starts[k] for k in which])
+def _layers(
+    bound: BoundSums, given: Given
+) -> list[tuple[tuple[SumLayer, Update], Tensor | None, Tensor | None]]:
+    of_layers = zip(bound.sums.layers, bound.sums.updates, strict=True)
+    return [(pair, *own) for pair, own in zip(of_layers, _pairs(given), strict=True)]

@@ -10,46 +10,16 @@ typedef struct {
     whole inputs;   /* channels of the layer's input, 0 where it lacks the irrep */
     whole outputs;  /* channels after the gate */
     whole gate;     /* place of the gates among the even scalars, or EVEN or ODD */
-    whole stride;   /* between the elements' matrices for the input */
+    whole elements; /* whether each element has a matrix of its own for the input */
 } term;
 
 enum { EVEN = -1, ODD = -2 };
 
-/* y (R, V vectors) += x (R, k) w (k, n). */
-static inline __attribute__((always_inline)) void tile(const int R, const int V, whole k,
-    const real *x, const real *w, whole n, real *y)
+/* The matrix (k, n) for the input of an atom. */
+static inline const real *of_element(const term *t, const real *matrices, whole element, whole k,
+    whole n)
 {
-    vec sum[3][8];
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) sum[r][v] = *(const loose *)(y + r * n + v * LANES);
-    for (whole p = 0; p < k; p++)
-        for (int v = 0; v < V; v++) {
-            vec b = *(const loose *)(w + p * n + v * LANES);
-            for (int r = 0; r < R; r++) sum[r][v] += x[r * k + p] * b;
-        }
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) *(loose *)(y + r * n + v * LANES) = sum[r][v];
-}
-
-/* y (rows, n) += x (rows, k) w (k, n). */
-static void product(whole rows, whole k, const real *x, const real *w, whole n, real *y)
-{
-    whole c = 0;
-    for (; rows == 1 && c + 8 * LANES <= n; c += 8 * LANES) tile(1, 8, k, x, w + c, n, y + c);
-    for (; c + 4 * LANES <= n; c += 4 * LANES) {
-        whole r = 0;
-        for (; r + 3 <= rows; r += 3) tile(3, 4, k, x + r * k, w + c, n, y + r * n + c);
-        for (; r + 2 <= rows; r += 2) tile(2, 4, k, x + r * k, w + c, n, y + r * n + c);
-        for (; r < rows; r++) tile(1, 4, k, x + r * k, w + c, n, y + r * n + c);
-    }
-    for (; c + LANES <= n; c += LANES) {
-        whole r = 0;
-        for (; r + 3 <= rows; r += 3) tile(3, 1, k, x + r * k, w + c, n, y + r * n + c);
-        for (; r < rows; r++) tile(1, 1, k, x + r * k, w + c, n, y + r * n + c);
-    }
-    for (; c < n; c++)
-        for (whole r = 0; r < rows; r++)
-            for (whole p = 0; p < k; p++) y[r * n + c] += x[r * k + p] * w[p * n + c];
+    return matrices + (t->elements ? element * size_of(k, n) : 0);
 }
 
 /* One over the root mean square of all terms of an atom. */
@@ -86,9 +56,6 @@ static void even_scalars(whole n_terms, const term *terms, const real *h, real *
             for (whole c = 0; c < terms[k].mul; c++) even[c] = SILU * h[c] / (1 + EXP(-h[c]));
 }
 
-/* Atoms that are treated together, so that matrices are read once for all of them. */
-enum { BLOCK = 12 };
-
 void node_forward(whole n_atoms, whole n_threads, whole n_terms, whole n_channels,
     const term *terms, const whole *element, const real *const *weights, const real *const *m,
     const real *const *x, const real *const *kept, double factor, double epsilon, real *const *z,
@@ -104,7 +71,7 @@ void node_forward(whole n_atoms, whole n_threads, whole n_terms, whole n_channel
                 t->mul, z[k] + first * t->dim * t->mul);
             for (whole i = first; t->inputs && i < end; i++)
                 product(t->dim, t->inputs, x[k] + i * t->dim * t->inputs,
-                    weights[4 * k + 1] + element[i] * t->stride, t->mul,
+                    of_element(t, weights[4 * k + 1], element[i], t->inputs, t->mul), t->mul,
                     z[k] + i * t->dim * t->mul);
         }
         for (whole i = first; i < end; i++) {
@@ -242,7 +209,7 @@ void node_backward(whole n_atoms, whole n_threads, whole n_terms, whole n_channe
                 by_m[k] + first * t->dim * t->messages);
             for (whole i = first; t->inputs && i < end; i++)
                 product(t->dim, t->mul, here + (i - first) * t->dim * t->mul,
-                    weights[4 * k + 1] + element[i] * t->stride, t->inputs,
+                    of_element(t, weights[4 * k + 1], element[i], t->mul, t->inputs), t->inputs,
                     by_x[k] + i * t->dim * t->inputs);
         }
     }

@@ -9,20 +9,25 @@ Axes: N atoms, Z elements, C channels.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mlff2d.nn.equivariant import Gate, IrrepsLinear, RMSNorm
+from mlff2d.nn.kernels.compiler import CompilerError
+from mlff2d.nn.kernels.update import Atoms, Update, chosen, panels, pointer, pointers, term_pointers
 
 SOURCE = (Path(__file__).parent / "node.c").read_text(encoding="utf-8")
 
 _EVEN, _ODD = -1, -2
+
+_MOST = 4000
+"""Numbers of an atom before the gate that the stack of a thread has room for."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Connection:
 
 
 @dataclass(frozen=True)
-class NodeLayer:
+class GateUpdate(Update):
     """The update of one layer.
 
     Attributes
@@ -43,7 +48,7 @@ class NodeLayer:
         As the C code has them.
     shapes
         2l + 1 and the channels before and after the gate of each.
-    forward, backward : (4 K,)
+    weights, by_weights : (4 K,)
         Matrices for messages, for input, weights of the norm, and matrices of the next layer, and
         for the gradient the transposed ones; None for what there is not.
     connections, kept
@@ -56,12 +61,14 @@ class NodeLayer:
 
     terms: Tensor
     shapes: list[tuple[int, int, int]]
-    forward: list[Tensor | None]
-    backward: list[Tensor | None]
+    weights: list[Tensor | None]
+    by_weights: list[Tensor | None]
     connections: list[int | None]
     kept: list[int | None]
     factor: float
     epsilon: float
+
+    source: ClassVar[str] = SOURCE
 
     @classmethod
     def of(
@@ -74,7 +81,7 @@ class NodeLayer:
         residual: float,
         kept: Sequence[int | None],
         following: IrrepsLinear | None,
-    ) -> NodeLayer:
+    ) -> GateUpdate:
         """Fold the weights of a layer.
 
         Parameters
@@ -93,10 +100,18 @@ class NodeLayer:
             For each irrep the term of the input that is added.
         following
             The map that the next layer begins with.
+
+        Raises CompilerError for more channels than there is room for.
         """
+        if gate.irreps_in.dim > _MOST:
+            raise CompilerError(
+                f"there is no compiled code for as many channels: {gate.irreps_out}"
+            )
         n_gates = {k: gate.irreps_out[k].mul for k in gate.gated}
         place = gate.irreps_out[gate.even].mul
-        terms, forward, backward = [], [], []
+        terms: list[list[int]] = []
+        forward: list[Tensor | None] = []
+        backward: list[Tensor | None] = []
         for k, (mul, ir) in enumerate(gate.irreps_in):
             kind = _EVEN if k == gate.even else _ODD
             if k in n_gates:
@@ -104,18 +119,19 @@ class NodeLayer:
             messages = linear.matrix(k) * scale
             connection = connections[k]
             inputs = None if connection is None else connection.matrices.double()
-            by_element = 0 if inputs is None or len(inputs) == 1 else inputs[0].numel()
             n_inputs = 0 if inputs is None else inputs.shape[1]
+            by_element = int(inputs is not None and len(inputs) > 1)
             n_out = gate.irreps_out[k].mul
             terms.append([ir.dim, mul, len(messages), n_inputs, n_out, kind, by_element])
-            weights = None if norm is None else norm.weights[k]
             after = None if following is None else following.matrix(k)
-            folded = [messages, inputs, weights, after]
             dtype = linear.weights[k].dtype
-            forward += [None if w is None else w.detach().to(dtype).contiguous() for w in folded]
-            folded = [None if w is None or w.dim() < 2 else w.mT for w in folded]
-            folded[2] = weights
-            backward += [None if w is None else w.detach().to(dtype).contiguous() for w in folded]
+            own = None if norm is None else norm.weights[k].detach()
+            matrices = [None if w is None else w.to(dtype) for w in (messages, inputs, after)]
+            for of, packed in (
+                (forward, [None if w is None else panels(w) for w in matrices]),
+                (backward, [None if w is None else panels(w.mT) for w in matrices]),
+            ):
+                of += [*packed[:2], own, packed[2]]
         return cls(
             torch.tensor(terms),
             [(dim, mul, n_out) for dim, mul, _, _, n_out, _, _ in terms],
@@ -132,13 +148,17 @@ class NodeLayer:
 
     @cached_property
     def addresses(self) -> tuple[Any, Any]:
-        """Where `forward` and `backward` are, for C; of a copy, elsewhere."""
-        return pointers(self.forward), pointers(self.backward)
+        """Where `weights` and `by_weights` are, for C; of a copy, elsewhere."""
+        return pointers(self.weights), pointers(self.by_weights)
 
     @property
     def n_before(self) -> int:
         """Numbers of an atom before the gate."""
-        return sum(dim * mul for dim, mul, _ in self.shapes)
+        return sum(self._before)
+
+    @property
+    def _before(self) -> list[int]:
+        return [dim * mul for dim, mul, _ in self.shapes]
 
     @property
     def sizes(self) -> list[int]:
@@ -148,33 +168,65 @@ class NodeLayer:
     @property
     def is_last(self) -> bool:
         """Whether no layer follows."""
-        return self.forward[3] is None
+        return self.weights[3] is None
 
+    is_read = is_last
 
-def differentiable(
-    eager: Callable[[list[Any]], list[Tensor]],
-    inputs: Sequence[Tensor | None],
-    by: Sequence[Tensor],
-) -> list[Tensor | None]:
-    """Gradients that have gradients: those by some inputs of what operations of torch make."""
-    # Views, so that what the inputs owe to each other does not count here.
-    inputs = [None if t is None else t.view_as(t) for t in inputs]
-    wanted = {k: t for k, t in enumerate(inputs) if t is not None and t.requires_grad}
-    found = torch.autograd.grad(
-        eager(inputs), list(wanted.values()), by, create_graph=True, materialize_grads=True
-    )
-    gradients: list[Tensor | None] = [None] * len(inputs)
-    for k, gradient in zip(wanted, found, strict=True):
-        gradients[k] = gradient
-    return gradients
+    def forward(
+        self, atoms: Atoms, m: Any, inputs: Sequence[int], scale: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """See `Update`; what is kept is what goes into the norm. There is no scale."""
+        like = self.weights[0]
+        assert like is not None
+        assert scale is None
+        before = like.new_zeros(atoms.n * self.n_before)
+        out = like.new_empty(atoms.n * sum(self.sizes))
+        after = None if self.is_last else torch.zeros_like(out)
+        atoms.library.node_forward(
+            *self._common(atoms),
+            self.addresses[0],
+            m,
+            chosen(inputs, self.connections),
+            chosen(inputs, self.kept),
+            ctypes.c_double(self.factor),
+            ctypes.c_double(self.epsilon),
+            term_pointers(before, atoms.n, self._before),
+            term_pointers(out, atoms.n, self.sizes),
+            term_pointers(after, atoms.n, self.sizes),
+        )
+        return before, out, after
 
+    def backward(
+        self,
+        atoms: Atoms,
+        saved: Tensor,
+        scale: Tensor | None,
+        by_out: Tensor,
+        by_y: Tensor | None,
+        by_m: Any,
+        by_inputs: Sequence[int],
+        by_scale: Tensor | None,
+    ) -> None:
+        """See `Update`."""
+        atoms.library.node_backward(
+            *self._common(atoms),
+            self.addresses[1],
+            ctypes.c_double(self.factor),
+            ctypes.c_double(self.epsilon),
+            term_pointers(saved, atoms.n, self._before),
+            term_pointers(by_out, atoms.n, self.sizes),
+            term_pointers(by_y, atoms.n, self.sizes),
+            by_m,
+            chosen(by_inputs, self.connections),
+            chosen(by_inputs, self.kept),
+        )
 
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where the numbers of a contiguous tensor are, for C; NULL for None."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
-
-
-def pointers(tensors: Sequence[Tensor | None]) -> Any:
-    """The same of several."""
-    found = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-    return (ctypes.c_void_p * len(found))(*found)
+    def _common(self, atoms: Atoms) -> tuple[Any, ...]:
+        return (
+            ctypes.c_int64(atoms.n),
+            ctypes.c_int64(atoms.n_threads),
+            ctypes.c_int64(len(self.shapes)),
+            ctypes.c_int64(self.n_before),
+            pointer(self.terms),
+            pointer(atoms.element),
+        )

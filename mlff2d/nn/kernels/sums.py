@@ -1,4 +1,4 @@
-"""Sums of messages over neighbours by compiled code, for the tensor products of a model.
+"""Layers of a model by compiled code: sums of messages over neighbours, and what follows.
 
 Axes: N atoms, E edges, W radial weights, C channels.
 """
@@ -17,17 +17,15 @@ from torch import Tensor, nn
 
 from mlff2d.graph import Graph
 from mlff2d.nn.kernels.compiler import CompilerError, load_library
-from mlff2d.nn.kernels.node import SOURCE, NodeLayer, differentiable, pointer, pointers
 from mlff2d.nn.kernels.source import functions, library
 from mlff2d.nn.kernels.table import RadialTable, RadialWeights, radial_table
+from mlff2d.nn.kernels.update import MATRIX, Update, pointer
 from mlff2d.nn.tensor_product import NeighbourTensorProduct
 
 _REAL = {torch.float32: "float", torch.float64: "double"}
 
 _EDGES_PER_THREAD = 500
 """Below, starting a thread costs more than it saves."""
-
-Eager = Callable[[Tensor, Tensor | None, list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class SumLayer:
 
 
 class CompiledSums:
-    """The sums of all layers of a model, in one library.
+    """All layers of a model, in one library.
 
     They are for the weights that the model had when this was made, where these are tabulated or
     folded, for one precision, on a CPU, and for edges whose receivers ascend; `bind` says no to
@@ -65,14 +63,14 @@ class CompiledSums:
         self,
         text: str,
         layers: list[SumLayer],
-        nodes: list[NodeLayer],
+        updates: list[Update],
         parameters: list[Tensor],
         cutoff: float,
         dtype: torch.dtype,
     ) -> None:
         self._text = text
         self.layers = layers
-        self.nodes = nodes
+        self.updates = updates
         self._parameters = parameters
         self._cutoff = cutoff
         self._dtype = dtype
@@ -84,42 +82,37 @@ class CompiledSums:
     def of(
         cls,
         products: Sequence[NeighbourTensorProduct],
+        updates: Sequence[Update],
         radials: Sequence[nn.Module] | None,
         cutoff: float,
-        dtype: torch.dtype,
-        nodes: Sequence[NodeLayer] = (),
-        folded: Sequence[Tensor] = (),
+        parameters: Sequence[Tensor],
     ) -> CompiledSums:
-        """Compile the sums of some products.
+        """Compile the layers of a model.
 
         In float32 the radial weights come from tables, where these err by less than rounding does.
 
         Parameters
         ----------
         products
-            One a layer.
+            What each layer sums.
+        updates
+            What each makes of the sums.
         radials
             For each what makes radial weights (K, W) of distances (K,), zero from the cutoff on;
             None where these depend on more.
         cutoff
             In Å.
-        dtype
-            Of everything that will be given.
-        nodes
-            What follows the sums of each layer, where that is compiled too.
-        folded
-            The parameters that these were made of.
+        parameters
+            Those of the model.
 
         Raises CompilerError where nothing can be compiled.
         """
+        dtype = parameters[0].dtype
         if dtype not in _REAL:
             raise CompilerError(f"there is no compiled code for {dtype}")
-        parameters = list(folded)
         tables: list[RadialTable | None] = [None] * len(products)
         if radials is not None and dtype == torch.float32:
             tables = [radial_table(_in_precision(radial), cutoff) for radial in radials]
-            parameters += [p for radial in radials for p in radial.parameters()]
-            parameters = list({id(p): p for p in parameters}.values())
         tabulated = None not in tables
         layers = []
         texts: dict[str, str] = {}
@@ -134,8 +127,9 @@ class CompiledSums:
                 )
             )
         bodies = [body.replace("NAME", name) for body, name in texts.items()]
-        text = library([*bodies, SOURCE] if nodes else bodies, _REAL[dtype])
-        sums = cls(text, layers, list(nodes), parameters, cutoff, dtype)
+        own = {update.source: None for update in updates}
+        text = library([*bodies, MATRIX, *own], _REAL[dtype])
+        sums = cls(text, layers, list(updates), list(parameters), cutoff, dtype)
         sums._library = load_library(sums._text)
         return sums
 
@@ -204,25 +198,6 @@ class BoundSums:
         """Threads worth starting."""
         return max(1, min(torch.get_num_threads(), self.neighbour.shape[0] // _EDGES_PER_THREAD))
 
-    def sum(
-        self, layer: int, x: list[Tensor], weights: Tensor | None, eager: Eager
-    ) -> list[Tensor]:
-        """What the product of a layer gives: list of (N, 2l+1, C) -> the same.
-
-        Parameters
-        ----------
-        layer
-            Its number.
-        x
-            Features of all input terms.
-        weights : (E, W) or None
-            Radial weights, unless tabulated.
-        eager
-            The same from edge vectors, weights and features by operations of torch, for second
-            derivatives.
-        """
-        return list(_Sum.apply(self, self.sums.layers[layer], eager, self.edge_vec, weights, *x))
-
     def run(self, name: str, n_threads: int, radial: Tensor, scale: float, *rest: Any) -> None:
         """Call one of the functions of `mlff2d.nn.kernels.source.library`."""
         getattr(self.library, name)(
@@ -236,58 +211,6 @@ class BoundSums:
             ctypes.c_double(self.sums._cutoff),
             *rest,
         )
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        bound: BoundSums,
-        layer: SumLayer,
-        eager: Eager,
-        edge_vec: Tensor,
-        weights: Tensor | None,
-        *x: Tensor,
-    ) -> tuple[Tensor, ...]:
-        ctx.parts = bound, layer, eager
-        weights = None if weights is None else weights.contiguous()
-        x = tuple(part.contiguous() for part in x)
-        ctx.save_for_backward(edge_vec, weights, *x)
-        out = [edge_vec.new_zeros(bound.n_atoms, *shape) for shape in layer.shapes]
-        radial = radial_of(layer, weights)
-        bound.run(f"{layer.name}_forward", bound.n_threads, *radial, pointers(x), pointers(out))
-        return tuple(out)
-
-    @staticmethod
-    def backward(ctx: Any, *by_out: Tensor) -> Any:
-        bound, layer, eager = ctx.parts
-        edge_vec, weights, *x = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative will be asked for
-            gradients = differentiable(
-                lambda inputs: eager(inputs[0], inputs[1], inputs[2:]),
-                [edge_vec, weights, *x],
-                by_out,
-            )
-            return None, None, None, *gradients
-        by_out = tuple(part.contiguous() for part in by_out)
-        by_edge_vec = torch.zeros_like(edge_vec)
-        by_weights = None if weights is None else torch.zeros_like(weights)
-        n_threads = bound.n_threads
-        by_x = edge_vec.new_zeros(n_threads, bound.n_atoms * sum(layer.inputs))
-        bound.run(
-            f"{layer.name}_backward",
-            n_threads,
-            *radial_of(layer, weights),
-            pointers(x),
-            pointers(by_out),
-            pointer(by_edge_vec),
-            None if by_weights is None else pointer(by_weights),
-            pointer(by_x),
-        )
-        total = by_x[0] if n_threads == 1 else by_x.sum(0)
-        parts = total.split([bound.n_atoms * size for size in layer.inputs])
-        gradients = [part.view_as(own) for part, own in zip(parts, x, strict=True)]
-        return None, None, None, by_edge_vec, by_weights, *gradients
 
 
 def radial_of(layer: SumLayer, weights: Tensor | None) -> tuple[Tensor, float]:

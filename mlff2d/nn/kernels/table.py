@@ -17,7 +17,7 @@ from torch import Tensor
 RadialWeights = Callable[[Tensor], Tensor]
 """From distances (K,) in Å to (K, W), in their dtype."""
 
-_CELLS = (1024, 2048)
+_CELLS = (256, 512, 1024, 2048)
 _SHORTEST = 0.3  # Å; no two nuclei are closer
 _PROBES = 500
 
@@ -65,18 +65,25 @@ def radial_table(
     cutoff
         In Å.
     """
-    # Any distances would do; these are the same everywhere.
-    r = _SHORTEST + (cutoff - _SHORTEST) * (torch.arange(_PROBES) + 0.5) / _PROBES
-    exact = _with_slope(function(torch.float64), r.double())
-    rounded = _with_slope(function(torch.float32), r)
-    noise = [_difference(a, b) for a, b in zip(rounded, exact, strict=True)]
+    r, exact, noise = precision(function, cutoff)
     for n_cells in _CELLS:
         table = _table(function(torch.float64), cutoff, n_cells)
-        found = table(r.double())
-        errors = [_difference(a, b) for a, b in zip(found, exact, strict=True)]
+        found = table(r)
+        errors = [deviation(a, b) for a, b in zip(found, exact, strict=True)]
         if all(error <= n for error, n in zip(errors, noise, strict=True)):
             return table
     return None
+
+
+def precision(
+    function: Callable[[torch.dtype], RadialWeights], cutoff: float
+) -> tuple[Tensor, tuple[Tensor, Tensor], tuple[float, float]]:
+    """Some distances in Å, values and slopes there, and how far these are off in float32."""
+    # Any distances would do; these are the same everywhere.
+    r = _SHORTEST + (cutoff - _SHORTEST) * (torch.arange(_PROBES) + 0.5) / _PROBES
+    exact = with_slope(function(torch.float64), r.double())
+    rounded = with_slope(function(torch.float32), r)
+    return r.double(), exact, (deviation(rounded[0], exact[0]), deviation(rounded[1], exact[1]))
 
 
 def _table(function: RadialWeights, cutoff: float, n_cells: int) -> RadialTable:
@@ -84,7 +91,7 @@ def _table(function: RadialWeights, cutoff: float, n_cells: int) -> RadialTable:
     scale = n_cells * (cutoff + 1.0) / cutoff
     place = 0.5 * torch.arange(2 * n_cells + 1, dtype=torch.float64)
     place[0] = 1e-3  # not at 0, where sin(r) / r has no number
-    value, slope = _with_slope(lambda place: function(place / (scale - place)), place)
+    value, slope = with_slope(lambda place: function(place / (scale - place)), place)
     known = [part[k : 2 * n_cells + k : 2] for k in range(3) for part in (value, slope)]
     power = torch.arange(6, dtype=torch.float64)
     rows = []
@@ -96,11 +103,18 @@ def _table(function: RadialWeights, cutoff: float, n_cells: int) -> RadialTable:
     return RadialTable(torch.cat([cells, beyond]).float(), scale)
 
 
-def _with_slope(function: RadialWeights, x: Tensor) -> tuple[Tensor, Tensor]:
+def with_slope(function: RadialWeights, x: Tensor) -> tuple[Tensor, Tensor]:
     """(K, W) values and derivatives."""
-    found = torch.func.jvp(function, (x,), (torch.ones_like(x),))
-    return found[0].detach(), found[1].detach()
+    # By v, of the gradient of (values, v): what computes forward takes half a second to load.
+    with torch.enable_grad():
+        x = x.clone().requires_grad_(True)
+        value = function(x)
+        v = torch.zeros_like(value, requires_grad=True)
+        (gradient,) = torch.autograd.grad(value, x, v, create_graph=True)
+        (slope,) = torch.autograd.grad(gradient.sum(), v)
+    return value.detach(), slope
 
 
-def _difference(found: Tensor, exact: Tensor) -> float:
+def deviation(found: Tensor, exact: Tensor) -> float:
+    """The greatest difference."""
     return float((found - exact).abs().max())
