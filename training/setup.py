@@ -169,7 +169,7 @@ def prepare(config: Config) -> Run:
     module, task, references = _module_and_task(config, data, split, trusted, start)
     module = module.to(device=device, dtype=dtype).train()
     anchor = None if config.finetune is None else _prepare_finetuning(module, config.finetune)
-    if train.compile == "auto" and device.type == "cpu" and not train.bf16:
+    if train.compile and device.type == "cpu" and not train.bf16:
         train_compiled(module.model, dtype)
     groups = parameter_groups(module, train, config.finetune)
     ema = WeightMean(module, train.ema)

@@ -106,8 +106,8 @@ class TrainConfig(Section):
     tf32, bf16 : faster products of matrices on a GPU; bf16 runs the network itself in bfloat16
         where the architecture allows it
     threads : of torch on the CPU; null for torch's own choice
-    compile : "auto" for sums over neighbours by compiled code, which is for nequip and mace on a
-        CPU and needs a C compiler, "no" for torch alone; the numbers are the same but for rounding
+    compile : sums over neighbours by compiled code where there is any: nequip and mace, on a CPU,
+        with a C compiler; the numbers are those of torch but for rounding
     deterministic : on a GPU, the same bits each time at some cost in speed; a CPU always does
     max_minutes : stop after this time, ready to go on; null for no limit
     save_minutes : time between two saved states inside an epoch
@@ -136,7 +136,7 @@ class TrainConfig(Section):
     tf32: bool = False
     bf16: bool = False
     threads: Count | None = None
-    compile: Literal["auto", "no"] = "auto"
+    compile: bool = True
     deterministic: bool = False
     max_minutes: Positive | None = None
     save_minutes: Positive = 10.0
