@@ -64,6 +64,7 @@ FREE = (
     "finetune.scratch_lr",
     "train.device",
     "train.threads",
+    "train.compile",
     "train.max_jump",
     "train.max_minutes",
     "train.save_minutes",
