@@ -152,7 +152,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(kind: str) -> N
     }
     potential = random_potential("painn")
     slabs = some(6)
-    whole = Evaluator(potential, ALL)(slabs)
+    whole = Evaluator(potential, ALL, compile="no")(slabs)
     there_is = int(whole.n_edges.sum()) // 3
     assert int(whole.n_edges.max()) < there_is
     asked = []
@@ -162,7 +162,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(kind: str) -> N
         if graph.n_edges > there_is:
             raise errors[kind]
 
-    evaluator = Evaluator(Wrapped(potential, before), ALL)  # type: ignore[arg-type]
+    evaluator = Evaluator(Wrapped(potential, before), ALL, compile="no")  # type: ignore[arg-type]
     assert_equal(evaluator(slabs), whole, atol=1e-10)
     assert evaluator.max_edges <= there_is
     halvings = len(evaluator.notes)
@@ -175,13 +175,13 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(kind: str) -> N
 def test_one_too_large_for_the_memory_is_evaluated_in_parts() -> None:
     potential = random_potential("schnet")
     slabs = slabs_of([mos2(), mos2() * (9, 18, 1), mos2(seed=1)])
-    whole = Evaluator(potential, ALL)(slabs)
+    whole = Evaluator(potential, ALL, compile="no")(slabs)
 
     def before(graph: Graph) -> None:
         if graph.n_edges > 0.6 * int(whole.n_edges[1]):
             raise MemoryError
 
-    evaluator = Evaluator(Wrapped(potential, before), ALL)  # type: ignore[arg-type]
+    evaluator = Evaluator(Wrapped(potential, before), ALL, compile="no")  # type: ignore[arg-type]
     assert_equal(evaluator(slabs), whole, atol=1e-9)
     assert "memory ran out for 972 atoms" in evaluator.notes[-1]
     assert evaluator.part_edges == int(whole.n_edges[1]) // 2
@@ -190,13 +190,13 @@ def test_one_too_large_for_the_memory_is_evaluated_in_parts() -> None:
 def test_one_too_large_even_so_is_told_and_the_others_go_on() -> None:
     potential = random_potential("megnet")  # whose atoms feel all others
     slabs = slabs_of([mos2(), mos2() * (3, 3, 1), mos2(seed=1)])
-    whole = Evaluator(potential, ALL)(slabs)
+    whole = Evaluator(potential, ALL, compile="no")(slabs)
 
     def before(graph: Graph) -> None:
         if graph.n_edges > int(whole.n_edges[[0, 2]].sum()):
             raise MemoryError
 
-    evaluator = Evaluator(Wrapped(potential, before), ALL)  # type: ignore[arg-type]
+    evaluator = Evaluator(Wrapped(potential, before), ALL, compile="no")  # type: ignore[arg-type]
     found = evaluator(slabs)
     assert list(found.troubles) == [103]
     assert found.troubles[103].startswith(f"54 atoms with {int(whole.n_edges[1])} edges need more")
@@ -207,7 +207,7 @@ def test_other_errors_are_not_taken_for_want_of_memory() -> None:
     def before(graph: Graph) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    evaluator = Evaluator(Wrapped(random_potential("painn"), before), ALL)  # type: ignore[arg-type]
+    evaluator = Evaluator(Wrapped(random_potential("painn"), before), ALL, compile="no")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="shapes"):
         evaluator(some())
 
